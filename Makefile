@@ -1,0 +1,34 @@
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+OUT ?= out
+DEMO = $(OUT)/demo
+
+.PHONY: setup build-dataset test test-all lint
+setup: $(VENV)/.done
+$(VENV)/.done: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q --upgrade pip
+	$(BIN)/pip install -q -e .
+	touch $@
+$(VENV)/.dev: $(VENV)/.done
+	$(BIN)/pip install -q -e '.[dev]'
+	touch $@
+
+build-dataset: $(VENV)/.done
+ifdef RAW
+	$(BIN)/medglip-etl build --raw "$(RAW)" --out "$(OUT)" $(foreach s,$(SOURCE),--source $(s)) \
+	  $(if $(MANIFESTS),--manifests "$(MANIFESTS)") $(if $(LABEL_MAPS),--label-maps "$(LABEL_MAPS)")
+else
+	$(BIN)/medglip-etl demo "$(DEMO)"
+	$(BIN)/medglip-etl build --raw "$(DEMO)/raw" --manifests "$(DEMO)/manifests" \
+	  --label-maps "$(DEMO)/label_maps" --out "$(OUT)" $(foreach s,$(SOURCE),--source $(s))
+endif
+
+test: $(VENV)/.dev
+	$(BIN)/pytest -m "not slow"
+test-all: $(VENV)/.dev
+	$(BIN)/pytest
+lint: $(VENV)/.dev
+	$(BIN)/ruff check etl stages tests
+	$(BIN)/mypy

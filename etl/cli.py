@@ -1,0 +1,270 @@
+"""The command line: the only place where stages, settings and terminal meet."""
+
+import json
+import sys
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from etl.errors import Failure, ItemError, MedglipError, UsageError
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+sources_app = typer.Typer(no_args_is_help=True, help="The manifests: which public sources are known.")
+app.add_typer(sources_app, name="sources")
+
+BUNDLED = Path(__file__).resolve().parents[1]
+PROFILES = {"paper": 0.015, "small": 0.001, "all": 0.0}
+
+Source = Annotated[list[str] | None, typer.Option("--source", help="A source or group; may be repeated.")]
+Raw = Annotated[Path, typer.Option("--raw", help="The folder that holds one folder per source.")]
+Out = Annotated[Path, typer.Option("--out", help="Where the dataset goes.")]
+Manifests = Annotated[Path | None, typer.Option("--manifests", help="More manifests, laid over the bundled ones.")]
+Maps = Annotated[Path | None, typer.Option("--label-maps", help="More label maps, laid over the bundled ones.")]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
+
+
+def told(command: Callable[..., None]) -> Callable[..., None]:
+    """Errors as one line on stderr: exit 2 for usage, 1 for everything else."""
+
+    @wraps(command)
+    def run(*args: Any, **kwargs: Any) -> None:
+        try:
+            command(*args, **kwargs)
+        except MedglipError as error:
+            print(f"error: {error}", file=sys.stderr)
+            raise typer.Exit(2 if isinstance(error, UsageError) else 1) from None
+
+    return run
+
+
+def _manifests(extra: Path | None) -> dict[str, Any]:
+    from etl.manifest import load_manifests
+
+    return dict(load_manifests(*(BUNDLED / "manifests", *([extra] if extra else []))))
+
+
+def _chosen(known: dict[str, Any], wanted: list[str] | None) -> list[Any]:
+    if not wanted:
+        return list(known.values())
+    chosen = [m for m in known.values() if m.slug in wanted or m.group in wanted]
+    for name in wanted:
+        if not any(name in (m.slug, m.group) for m in chosen):
+            raise UsageError(f"no source or group '{name}'; `medglip-etl sources list` shows them")
+    return chosen
+
+
+def _area(min_area: float | None, profile: str | None) -> float:
+    if min_area is not None and profile is not None:
+        raise UsageError("--min-area and --profile say the same thing twice; give one of them")
+    if profile is not None and profile not in PROFILES:
+        raise UsageError(f"--profile {profile}: it is one of {', '.join(PROFILES)}")
+    if min_area is not None and not 0 <= min_area <= 1:
+        raise UsageError(f"--min-area {min_area:g}: it is a share of the image area, from 0 to 1")
+    return PROFILES[profile] if profile else 0.015 if min_area is None else min_area
+
+
+def _axes(text: str) -> tuple[str, ...]:
+    axes = tuple(a.strip() for a in text.split(",") if a.strip())
+    wrong = [a for a in axes if a not in ("axial", "coronal", "sagittal")]
+    if wrong or not axes:
+        raise UsageError(f"--axes {text}: a list of axial, coronal, sagittal")
+    return axes
+
+
+@app.command()
+@told
+def build(
+    raw: Raw,
+    source: Source = None,
+    out: Out = Path("out"),
+    manifests: Manifests = None,
+    label_maps: Maps = None,
+    workers: Annotated[int, typer.Option(min=1, help="Worker processes on this machine.")] = 2,
+    scheduler: Annotated[str | None, typer.Option(help="Address of a running Dask scheduler.")] = None,
+    min_area: Annotated[float | None, typer.Option(help="Least share of the image area [0.015].")] = None,
+    profile: Annotated[str | None, typer.Option(help="paper (0.015), small (0.001) or all (0).")] = None,
+    encode_from: Annotated[float | None, typer.Option(help="Encode slices from this share [min-area].")] = None,
+    min_regions: Annotated[int, typer.Option(min=1)] = 1,
+    axes: Annotated[str, typer.Option()] = "axial,coronal,sagittal",
+    stride: Annotated[int, typer.Option(min=1)] = 1,
+    min_side: Annotated[int, typer.Option(min=1)] = 32,
+    only_redistributable: Annotated[bool, typer.Option("--only-redistributable")] = False,
+    accept_proposed: Annotated[bool, typer.Option("--accept-proposed")] = False,
+    png: Annotated[bool | None, typer.Option("--png/--no-png")] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Forget the stage results of these sources.")] = False,
+) -> None:
+    """All stages, then export.
+
+    Example: medglip-etl build --source amos2022 --raw /data --out out
+    """
+    import shutil
+
+    from etl.labelmap import load_ontology
+    from stages import pipeline
+    from stages.slice import SliceParams
+
+    if not raw.is_dir():
+        raise UsageError(f"--raw {raw}: no such folder")
+    folders = (BUNDLED / "label_maps", *([label_maps] if label_maps else []))
+    options = pipeline.Options(
+        raw=raw, out=out, label_maps=folders, workers=workers, scheduler=scheduler,
+        min_area=_area(min_area, profile), encode_from=encode_from, min_regions=min_regions,
+        slicing=SliceParams(_axes(axes), stride, min_side), only_redistributable=only_redistributable,
+        accept_proposed=accept_proposed, png=png,
+    )
+    known = _manifests(manifests)
+    chosen = _chosen(known, source)
+    if fresh:
+        for path in [p for m in chosen for p in (out / "stages").glob(f"*/{m.slug}")]:
+            shutil.rmtree(path)
+    works = pipeline.plan(chosen, options)
+    if not source:
+        works = [w for w in works if w.units]
+    if not works:
+        raise Failure(f"nothing of these sources below {raw}; `medglip-etl sources check S --raw {raw}` says why")
+    pipeline.slice_all(works, options)
+    stats = pipeline.run_export(works, load_ontology(*folders), known, options)
+    print(f"{stats['images']} images, {stats['regions']} regions in {out / 'dataset'}")
+
+
+@app.command()
+@told
+def demo(folder: Path) -> None:
+    """Write the embedded demo: raw files, manifests, label maps and the boxes to expect.
+
+    Example: medglip-etl demo demo
+    """
+    from etl.demo import write_demo
+
+    write_demo(folder)
+    print(f"demo written to {folder}")
+
+
+@app.command()
+@told
+def stats(out: Path, as_json: AsJson = False) -> None:
+    """The numbers of a built dataset.
+
+    Example: medglip-etl stats out
+    """
+    path = out / "dataset" / "stats.json"
+    if not path.exists():
+        raise Failure(f"{path} is not there; run `medglip-etl build` first")
+    numbers = json.loads(path.read_text())
+    if as_json:
+        print(json.dumps(numbers))
+        return
+    print(f"{numbers['images']} images, {numbers['regions']} regions")
+    for what in ("modality", "source", "split"):
+        for name, n in numbers["by"][what].items():
+            print(f"{what:10} {name:40} {n}")
+    for level, books in numbers["books"].items():
+        for stage, book in books.items():
+            print(f"{level:10} {stage:12} {book}")
+
+
+@app.command()
+@told
+def quarantine(out: Path, as_json: AsJson = False) -> None:
+    """What came in and was not used, by source, stage and reason.
+
+    Example: medglip-etl quarantine out
+    """
+    import pandas as pd
+
+    files = sorted((out / "quarantine").glob("*.parquet"))
+    if not files:
+        raise Failure(f"no quarantine below {out}; run `medglip-etl build` first")
+    rows = pd.concat([pd.read_parquet(f, columns=["source", "stage", "reason"]) for f in files])
+    by = rows.groupby(["source", "stage", "reason"]).size().reset_index(name="n")
+    if as_json:
+        print(json.dumps({"rows": len(rows), "by": by.to_dict("records")}))
+    else:
+        print(by.to_string(index=False))
+        print(f"{len(rows)} rows; each with its detail in {out / 'quarantine'}")
+
+
+@sources_app.command("list")
+@told
+def sources_list(manifests: Manifests = None, as_json: AsJson = False) -> None:
+    """All known sources.
+
+    Example: medglip-etl sources list --json
+    """
+    rows = [_summary(m) for m in _manifests(manifests).values()]
+    if as_json:
+        print(json.dumps({"sources": rows}))
+        return
+    for r in rows:
+        print(f"{r['slug']:28} {r['modality']:11} {r['status']:11} {r['license']:20} {r['title']}")
+
+
+def _summary(m: Any) -> dict[str, Any]:
+    return {
+        "slug": m.slug, "group": m.group or m.slug, "title": m.title, "year": m.year, "modality": m.modality,
+        "body_regions": list(m.body_regions), "access": m.access, "license": m.license.name,
+        "redistribution": m.license.redistribution, "status": m.status, "labels": sorted(set(m.labels.values())),
+    }
+
+
+@sources_app.command("show")
+@told
+def sources_show(source: str, manifests: Manifests = None, as_json: AsJson = False) -> None:
+    """One source in full.
+
+    Example: medglip-etl sources show amos2022_ct
+    """
+    for m in _chosen(_manifests(manifests), [source]):
+        print(json.dumps(m.model_dump(mode="json", exclude={"path"})) if as_json else m.path.read_text())
+
+
+@sources_app.command("check")
+@told
+def sources_check(source: str, raw: Raw, manifests: Manifests = None, as_json: AsJson = False) -> None:
+    """Compare a folder with its manifest: pairs, and what has no partner.
+
+    Example: medglip-etl sources check amos2022_ct --raw /data
+    """
+    from etl.inventory import inventory
+
+    for m in _chosen(_manifests(manifests), [source]):
+        root = m.root(raw)
+        if root is None:
+            raise Failure(f"{m.slug}: no folder {m.folder or m.slug} below {raw}")
+        found = inventory(m, root)
+        without = [r.case for r in found.rejected if r.reason == "no_mask"]
+        alone = [r.case for r in found.rejected if r.reason == "no_image"]
+        undefined = _undefined_values(m, root, found)
+        report = {
+            "slug": m.slug, "pairs": len(found.cases), "images_without_mask": without,
+            "masks_without_image": alone, "unexpected": list(found.unexpected), "undefined_values": undefined,
+            "ok": bool(found.cases) and not without and not alone and not undefined,
+        }
+        print(json.dumps(report) if as_json else "\n".join(f"{k}: {v}" for k, v in report.items()))
+        if not report["ok"]:
+            raise typer.Exit(1)
+
+
+def _undefined_values(m: Any, root: Path, found: Any) -> list[str]:
+    """Label values on disk that the manifest lacks."""
+    import numpy as np
+
+    from etl.kinds import read_layers
+
+    values: set[str] = set()
+    for case in found.cases:
+        try:
+            layers = read_layers([(m.files[x.rule], root / x.path, x.label) for x in case.masks], dict(m.labels))
+        except ItemError as error:
+            print(f"{case.image}: {error}", file=sys.stderr)
+            continue
+        for layer in layers:
+            values |= {str(int(v)) for v in np.unique(layer.array) if v and int(v) not in layer.names}
+    return sorted(values)
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,116 @@
+"""Files to arrays: the format is found by content, so a ``.jpg`` that is a PNG is read as one."""
+
+import hashlib
+from pathlib import Path
+
+from etl import nifti, pictures
+from etl.errors import ItemError
+from etl.raster import MAX_BYTES, Array, Raster, unreadable
+
+__all__ = ["Raster", "companions", "fingerprint", "read", "read_colors", "read_grey", "read_indexed", "read_pages"]
+
+PICTURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF87a", b"GIF89a", b"BM",
+            b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # fmt: skip
+META_KEYS = (b"ObjectType", b"NDims", b"Comment", b"DimSize", b"ElementDataFile")
+SUFFIXES = (".nii", ".nii.gz", ".hdr", ".img", ".nrrd", ".nhdr", ".mha", ".mhd", ".png", ".jpg", ".jpeg",
+            ".tif", ".tiff", ".bmp", ".gif", ".pgm", ".ppm", ".pbm", ".pnm")  # fmt: skip
+
+
+def sniff(path: Path) -> str:
+    """``nifti``, ``itk`` or ``picture``; ItemError with the cause for anything else."""
+    try:
+        head = nifti.peek(path)
+    except OSError as error:
+        raise unreadable(path, error.strerror or str(error)) from error
+    if not head:
+        empty = path.stat().st_size == 0
+        raise unreadable(path, "empty file" if empty else "cut off inside its gzip header")
+    if nifti.is_nifti(head):
+        return "nifti"
+    if head.startswith(b"NRRD") or head.lstrip().startswith(META_KEYS):
+        return "itk"
+    if head.startswith(PICTURES) or _is_pnm(head):
+        return "picture"
+    if head.startswith(b"version https://git-lfs"):
+        raise unreadable(path, "a Git LFS pointer, not the file itself")
+    if path.name.lower().endswith(SUFFIXES):
+        raise unreadable(path, "its content is not what its name says, or its header is damaged")
+    raise ItemError("unsupported", f"{path.name}: unknown format")
+
+
+def _is_pnm(head: bytes) -> bool:
+    return head[:1] == b"P" and head[1:2] in b"123456" and head[2:3].isspace()
+
+
+def is_picture(path: Path) -> bool:
+    """Whether the file holds a 2D picture without a place in space."""
+    return sniff(path) == "picture"
+
+
+def read(path: Path, limit: int = MAX_BYTES) -> Raster:
+    """The values of a file; ``limit`` is the largest array in bytes it may declare.
+
+    ItemError ``unreadable``, ``unsupported`` or ``too_large`` names the file and the cause.
+    """
+    found = sniff(path)
+    try:
+        if found == "picture":
+            return Raster(pictures.read(path, limit))
+        if found == "nifti":
+            return nifti.read(path, limit)
+        from etl import itk  # SimpleITK takes long to import and few sources need it
+
+        return itk.read(path, limit)
+    except OSError as error:
+        raise unreadable(path, error.strerror or str(error)) from error
+    except MemoryError as error:
+        raise ItemError("too_large", f"{path.name}: more than this machine's memory") from error
+
+
+def read_pages(path: Path, limit: int = MAX_BYTES) -> list[Array]:
+    """The pages of a TIFF or GIF, each (rows, columns) or (rows, columns, 3)."""
+    _require_picture(path)
+    return pictures.read_pages(path, limit)
+
+
+def read_indexed(path: Path, limit: int = MAX_BYTES) -> Array:
+    """Label values (rows, columns) of a picture: palette indices, or grey values."""
+    _require_picture(path)
+    return pictures.read_indexed(path, limit)
+
+
+def read_grey(path: Path, limit: int = MAX_BYTES) -> Array:
+    """Grey values (rows, columns) of a picture, to compare with a threshold."""
+    _require_picture(path)
+    return pictures.read_grey(path, limit)
+
+
+def read_colors(path: Path, limit: int = MAX_BYTES) -> Array:
+    """Colours (rows, columns, 3), uint8, of a picture."""
+    _require_picture(path)
+    return pictures.read_colors(path, limit)
+
+
+def _require_picture(path: Path) -> None:
+    if not is_picture(path):
+        raise ItemError("unsupported", f"{path.name}: not a picture")
+
+
+def companions(path: Path) -> list[Path]:
+    """The other files that hold this one's voxels: ``.raw`` of a ``.mhd``, ``.img`` of a ``.hdr``."""
+    found = sniff(path)
+    if found == "picture":
+        return []
+    if found == "nifti":
+        source = nifti.data_file(path)
+    else:
+        from etl import itk
+
+        source = itk.data_file(path)
+    return [] if source == path else [source]
+
+
+def fingerprint(path: Path) -> str:
+    """SHA-256 of the file's bytes, hexadecimal."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,0 +1,135 @@
+"""NIfTI files to arrays; nibabel is used in this module only, and only for headers."""
+
+# mypy: allow-untyped-calls
+
+import gzip
+import io
+import zlib
+from pathlib import Path
+
+import deflate
+import nibabel as nib
+import numpy as np
+from nibabel.spatialimages import HeaderDataError
+
+from etl.errors import ItemError
+from etl.raster import MAX_BYTES, Array, Raster, check_affine, check_size, spacing_of, unreadable
+
+GZIP = b"\x1f\x8b"
+HEADER_BYTES = 540
+MAX_GZIP_RATIO = 1032
+"""Deflate cannot do better: a file that declares more per compressed byte is cut off or a lie."""
+
+
+def is_nifti(head: bytes) -> bool:
+    """Whether these first bytes (540 or more, not compressed) are a NIfTI-1 or NIfTI-2 header."""
+    return head[344:348] in (b"n+1\0", b"ni1\0") or head[4:8] in (b"n+2\0", b"ni2\0")
+
+
+def peek(path: Path, size: int = HEADER_BYTES) -> bytes:
+    """The first ``size`` bytes of a file, decompressed when it is gzip."""
+    with path.open("rb") as stream:
+        head = stream.read(max(size, 64 * 1024))
+    if not head.startswith(GZIP):
+        return head[:size]
+    try:
+        return zlib.decompressobj(wbits=31).decompress(head, size)
+    except zlib.error as error:
+        raise unreadable(path, f"damaged gzip stream ({error})") from error
+
+
+def read(path: Path, limit: int = MAX_BYTES) -> Raster:
+    """Array [i, j(, k(, t))] in file order: native dtype without scaling, otherwise float64."""
+    header = _header(path)
+    dtype = header.get_data_dtype()
+    if dtype.fields is not None or dtype.kind not in "iuf":
+        raise ItemError("unsupported", f"{path.name}: voxels of type {header.get_value_label('datatype')}")
+    shape = _shape(path, header)
+    size = check_size(path, shape, dtype.itemsize, limit)
+    affine = check_affine(path, np.asarray(header.get_best_affine(), np.float64))
+    payload = _payload(path, header, size)
+    array: Array = np.frombuffer(payload, dtype, count=size // dtype.itemsize, offset=len(payload) - size)
+    array = _scaled(path, header, array.reshape(shape, order="F"))
+    return Raster(array, affine, spacing_of(affine, array.ndim))
+
+
+def _header(path: Path) -> nib.Nifti1Header:
+    head = peek(path)
+    second = head[4:8] in (b"n+2\0", b"ni2\0")
+    kind, length = (nib.Nifti2Header, 540) if second else (nib.Nifti1Header, 348)
+    if len(head) < length:
+        raise unreadable(path, f"ends inside its header, after {len(head)} bytes")
+    try:
+        return kind(binaryblock=head[:length])
+    except (HeaderDataError, ValueError, TypeError, KeyError) as error:
+        raise unreadable(path, error) from error
+
+
+def _shape(path: Path, header: nib.Nifti1Header) -> tuple[int, ...]:
+    """The shape without the axes of extent 1 behind the third."""
+    shape = tuple(int(extent) for extent in header.get_data_shape())
+    shape = shape[:3] + tuple(extent for extent in shape[3:] if extent != 1)
+    if len(shape) > 4:
+        raise ItemError("unsupported", f"{path.name}: {len(shape)} dimensions")
+    return shape if len(shape) > 1 else (*shape, 1)
+
+
+def data_file(path: Path) -> Path:
+    """The file that holds the voxels: the file itself, or the ``.img`` beside a ``.hdr``."""
+    name = path.name
+    for old, new in ((".hdr", ".img"), (".hdr.gz", ".img.gz")):
+        if name.endswith(old):
+            return path.with_name(name.removesuffix(old) + new)
+    return path
+
+
+def _payload(path: Path, header: nib.Nifti1Header, size: int) -> bytes:
+    """The decompressed bytes up to the last voxel: the voxels are the last ``size`` of them."""
+    single = bytes(header["magic"].tobytes())[:2] == b"n+"
+    source = path if single else data_file(path)
+    if not source.is_file():
+        raise unreadable(path, f"its data file {source.name} is missing")
+    offset = int(header.get_data_offset())
+    if offset < 0:
+        raise unreadable(path, f"impossible data offset {offset}")
+    end = offset + size
+    raw = source.read_bytes()
+    data = _gunzip(source, raw, end) if raw.startswith(GZIP) else raw[:end]
+    if len(data) < end:
+        raise unreadable(source, f"cut off: {len(data)} of {end} bytes")
+    return data[:end] if len(data) > end else data
+
+
+def _gunzip(path: Path, raw: bytes, end: int) -> bytes:
+    """At least the first ``end`` decompressed bytes where there are so many, checksum verified."""
+    if end > len(raw) * MAX_GZIP_RATIO:
+        raise unreadable(path, f"cut off: {len(raw)} compressed bytes cannot hold {end}")
+    try:
+        data = bytes(memoryview(deflate.gzip_decompress(raw, end)))
+    except (deflate.DeflateError, ValueError, MemoryError):
+        data = b""
+    return data if len(data) >= end else _gunzip_members(path, raw, end)
+
+
+def _gunzip_members(path: Path, raw: bytes, end: int) -> bytes:
+    """As `_gunzip`, for files of several gzip members or with bytes behind the voxels."""
+    try:
+        with gzip.GzipFile(fileobj=io.BytesIO(raw)) as stream:
+            data = stream.read(end)
+            stream.read(1)  # reaching the end verifies the checksum
+            return data
+    except (OSError, EOFError, zlib.error) as error:
+        raise unreadable(path, f"damaged gzip stream ({error})") from error
+
+
+def _scaled(path: Path, header: nib.Nifti1Header, array: Array) -> Array:
+    """Slope and intercept applied in float64, as nibabel does; untouched when there are none."""
+    try:
+        slope, inter = header.get_slope_inter()
+    except HeaderDataError as error:
+        raise unreadable(path, error) from error
+    if slope is not None and (slope, inter) != (1.0, 0.0):
+        return np.asarray(array.astype(np.float64) * slope + inter)
+    if array.dtype.itemsize > 8:
+        return array.astype(np.float64)
+    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))

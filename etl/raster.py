@@ -1,0 +1,62 @@
+"""What every file reader returns, and the limits that every reader keeps."""
+
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from etl.errors import ItemError
+
+Array = NDArray[Any]
+
+MAX_BYTES = 16 * 2**30
+"""Largest array, in bytes, that a file may declare; checked before anything is decoded."""
+
+
+@dataclass(frozen=True, slots=True)
+class Raster:
+    """The values of one file and where they lie.
+
+    A picture has ``affine`` None and an array (rows, columns) or (rows, columns, 3).
+    A file of a volume format has an array [i, j(, k(, t))] in file order, its 4x4 ``affine``
+    from voxel indices to RAS+ millimetres, and its ``spacing`` in millimetres along i, j, k.
+    """
+
+    array: Array
+    affine: NDArray[np.float64] | None = None
+    spacing: tuple[float, ...] | None = None
+
+
+def check_size(path: Path, shape: tuple[int, ...], itemsize: int, limit: int) -> int:
+    """The bytes of an array of this shape; ItemError when it is empty or above ``limit``."""
+    if not shape or min(shape) < 1:
+        raise ItemError("unreadable", f"{path.name}: impossible dimensions {shape}")
+    size = math.prod(shape) * itemsize
+    if size > limit:
+        raise ItemError("too_large", f"{path.name}: dimensions {shape} need {size} bytes, the limit is {limit}")
+    return size
+
+
+def check_affine(path: Path, affine: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The affine (4x4) itself; ItemError when no voxel can be placed by it."""
+    if not np.isfinite(affine).all() or np.linalg.det(affine[:3, :3]) == 0:
+        raise ItemError("unreadable", f"{path.name}: its affine has no inverse")
+    return affine
+
+
+def spacing_of(affine: NDArray[np.float64], ndim: int) -> tuple[float, ...]:
+    """Voxel size in mm along the first ``min(ndim, 3)`` array axes."""
+    return tuple(float(np.linalg.norm(affine[:3, axis])) for axis in range(min(ndim, 3)))
+
+
+def unreadable(path: Path, error: BaseException | str) -> ItemError:
+    """An ItemError with the last line of a library's message, without folders and addresses."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = lines[-1] if lines else type(error).__name__
+    text = text.replace(str(path), path.name).replace(f"{path.parent}/", "")
+    text = re.sub(r"(\s*\()?0x[0-9a-f]+\)?", "", text)
+    return ItemError("unreadable", f"{path.name}: {text}")
