@@ -7,7 +7,12 @@ MedglipError
 """
 
 REASONS = frozenset(
-    ["unreadable", "no_mask", "no_image", "shape_mismatch", "geometry_mismatch", "incomplete_volume", "undefined_label", "unapproved_label", "rejected_label", "empty_mask", "too_small", "duplicate", "low_quality", "too_large", "identifying", "unsupported", "not_placed", "excluded", "not_redistributable", "worker_lost"]
+    {
+        "unreadable", "no_mask", "no_image", "shape_mismatch", "geometry_mismatch", "incomplete_volume",
+        "undefined_label", "unapproved_label", "rejected_label", "empty_mask", "too_small", "duplicate",
+        "low_quality", "too_large", "identifying", "unsupported", "not_placed", "excluded",
+        "not_redistributable", "worker_lost"
+    }
 )
 
 
@@ -19,7 +24,7 @@ class UsageError(MedglipError):
     """A wrong command line, manifest or label map."""
 
 
-class Failure(MedglipError):
+class Failure(MedglipError):  # noqa: N818
     """Work that failed or produced nothing."""
 
 
