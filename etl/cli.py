@@ -100,34 +100,86 @@ def build(
 
     Example: medglip-etl build --source amos2022 --raw /data --out out
     """
-    import shutil
-
-    from etl.labelmap import load_ontology
     from stages import pipeline
-    from stages.slice import SliceParams
 
-    if not raw.is_dir():
-        raise UsageError(f"--raw {raw}: no such folder")
-    folders = (BUNDLED / "label_maps", *([label_maps] if label_maps else []))
-    options = pipeline.Options(
-        raw=raw, out=out, label_maps=folders, workers=workers, scheduler=scheduler,
-        min_area=_area(min_area, profile), encode_from=encode_from, min_regions=min_regions,
-        slicing=SliceParams(_axes(axes), stride, min_side), only_redistributable=only_redistributable,
-        accept_proposed=accept_proposed, png=png,
-    )
-    known = _manifests(manifests)
-    chosen = _chosen(known, source)
+    options, known, chosen = _settled(locals())
     if fresh:
-        for path in [p for m in chosen for p in (out / "stages").glob(f"*/{m.slug}")]:
-            shutil.rmtree(path)
+        pipeline.forget(chosen, options)
     works = pipeline.plan(chosen, options)
     if not source:
         works = [w for w in works if w.units]
     if not works:
         raise Failure(f"nothing of these sources below {raw}; `medglip-etl sources check S --raw {raw}` says why")
     pipeline.slice_all(works, options)
-    stats = pipeline.run_export(works, load_ontology(*folders), known, options)
+    stats = pipeline.run_export(works, known, options)
     print(f"{stats['images']} images, {stats['regions']} regions in {out / 'dataset'}")
+
+
+@app.command()
+@told
+def stage(
+    name: Annotated[str, typer.Argument(help="fetch, decode, slice, validate, filter, harmonize, bbox or export.")],
+    raw: Raw,
+    source: Source = None,
+    out: Out = Path("out"),
+    manifests: Manifests = None,
+    label_maps: Maps = None,
+    workers: Annotated[int, typer.Option(min=1, help="Worker processes on this machine.")] = 2,
+    scheduler: Annotated[str | None, typer.Option(help="Address of a running Dask scheduler.")] = None,
+    min_area: Annotated[float | None, typer.Option(help="Least share of the image area [0.015].")] = None,
+    profile: Annotated[str | None, typer.Option(help="paper (0.015), small (0.001) or all (0).")] = None,
+    encode_from: Annotated[float | None, typer.Option(help="Encode slices from this share [min-area].")] = None,
+    min_regions: Annotated[int, typer.Option(min=1)] = 1,
+    axes: Annotated[str, typer.Option()] = "axial,coronal,sagittal",
+    stride: Annotated[int, typer.Option(min=1)] = 1,
+    min_side: Annotated[int, typer.Option(min=1)] = 32,
+    only_redistributable: Annotated[bool, typer.Option("--only-redistributable")] = False,
+    accept_proposed: Annotated[bool, typer.Option("--accept-proposed")] = False,
+    png: Annotated[bool | None, typer.Option("--png/--no-png")] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Forget the stage results of these sources.")] = False,
+) -> None:
+    """One stage, on the results of the stages before it.
+
+    Example: medglip-etl stage slice --source amos2022 --raw /data --out out
+    """
+    from stages import pipeline
+
+    if name not in pipeline.STAGES:
+        raise UsageError(f"no stage '{name}'; the stages are {' '.join(pipeline.STAGES)}")
+    options, known, chosen = _settled(locals())
+    if fresh:
+        pipeline.forget(chosen, options)
+    print(pipeline.run_stage(name, chosen, known, options))
+
+
+def _settled(given: dict[str, Any]) -> tuple[Any, dict[str, Any], list[Any]]:
+    """(options, known manifests, chosen manifests) from the arguments of `build` and `stage`."""
+    from stages import pipeline
+    from stages.slice import SliceParams
+
+    if not given["raw"].is_dir():
+        raise UsageError(f"--raw {given['raw']}: no such folder")
+    more = [given["label_maps"]] if given["label_maps"] else []
+    same = ("raw", "out", "workers", "scheduler", "encode_from", "min_regions", "only_redistributable",
+            "accept_proposed", "png")
+    options = pipeline.Options(
+        label_maps=(BUNDLED / "label_maps", *more), min_area=_area(given["min_area"], given["profile"]),
+        slicing=SliceParams(_axes(given["axes"]), given["stride"], given["min_side"]), **{k: given[k] for k in same},
+    )
+    known = _manifests(given["manifests"])
+    return options, known, _chosen(known, given["source"])
+
+
+@app.command()
+@told
+def locate(out: Path, region: str, as_json: AsJson = False) -> None:
+    """A region (id or key) in its source: file, SHA-256, voxel and patient coordinates (mm, RAS+).
+
+    Example: medglip-etl locate out 17
+    """
+    from stages.locate import locate as find
+
+    print(json.dumps(find(out, region), indent=None if as_json else 1))
 
 
 @app.command()

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from etl import geometry, runner, splits, store
 from etl.errors import Failure
 from etl.frames import QUARANTINE
-from etl.labelmap import Mapping, Ontology, load_label_map
+from etl.labelmap import Mapping, Ontology, load_label_map, load_ontology
 from etl.manifest import Manifest
 from etl.records import ImageRecord, Ledger, RegionRecord
 from stages import bbox, decode, export, harmonize, slice, validate
@@ -91,7 +91,7 @@ def slice_all(works: list[Work], options: Options) -> None:
             say(f"slice: {n}/{len(pending)} cases, {rate:.1f} cases/s, {(len(pending) - n) / rate:.0f} s left")
 
 
-def tables(work: Work, mapping: dict[str, Mapping], options: Options) -> dict[str, Any]:
+def tables(work: Work, mapping: dict[str, Mapping], options: Options, last: str = "bbox") -> dict[str, Any]:
     """validate, filter, harmonize, bbox of a source; each reuses its result if nothing it reads changed."""
     root = options.out / "stages"
     slug = work.manifest.slug
@@ -118,6 +118,8 @@ def tables(work: Work, mapping: dict[str, Mapping], options: Options) -> dict[st
             store.write_json(folder / "report.json", report)
         books[name] = {k: report[k] for k in ("in", "out", "quarantined")}
         read = partial(pd.read_parquet, folder / "regions.parquet")
+        if name == last:
+            break
     return books
 
 
@@ -128,8 +130,9 @@ def _slice_regions(work: Work) -> pd.DataFrame:
     return frame
 
 
-def run_export(works: list[Work], ontology: Ontology, known: dict[str, Manifest], options: Options) -> dict[str, Any]:
+def run_export(works: list[Work], known: dict[str, Manifest], options: Options) -> dict[str, Any]:
     """export: dataset/ and quarantine/ of exactly these sources."""
+    ontology = load_ontology(*options.label_maps)
     maps = {w.manifest.slug: load_label_map(w.manifest.slug, *options.label_maps) for w in works}
     books = {w.manifest.slug: tables(w, maps[w.manifest.slug], options) for w in works}
     subjects = splits.assign(
@@ -344,6 +347,51 @@ def _known(
         return sorted(ontology.labels[name].id for name in names)
 
     return ids(labels), ids(labels - present), ids(partial)
+
+
+def forget(manifests: Iterable[Manifest], options: Options) -> None:
+    """Remove the stage results of these sources."""
+    for manifest in manifests:
+        for folder in (options.out / "stages").glob(f"*/{manifest.slug}"):
+            shutil.rmtree(folder)
+
+
+def run_stage(name: str, chosen: list[Manifest], known: dict[str, Manifest], options: Options) -> str:
+    """One stage for these sources; what it did, in a line.
+
+    Raises:
+        Failure: an earlier stage has not run; says which.
+    """
+    if name == "fetch":
+        raise Failure("fetch: these sources have no download yet; put their files below --raw")
+    works = [w for w in plan(chosen, options) if w.units or w.rejected]
+    if not works:
+        raise Failure(f"nothing of these sources below {options.raw}")
+    if name == "decode":
+        return f"decode: {sum(len(w.units) for w in works)} cases, {sum(len(w.rejected) for w in works)} quarantined"
+    if name == "slice":
+        slice_all(works, options)
+        return f"slice: {sum(len(w.units) for w in works)} cases"
+    _require(name, works, options)
+    if name == "export":
+        stats = run_export(works, known, options)
+        return f"export: {stats['images']} images, {stats['regions']} regions"
+    lines = []
+    for work in works:
+        books = tables(work, load_label_map(work.manifest.slug, *options.label_maps), options, last=name)
+        lines.append(f"{name} {work.manifest.slug}: {books[name]}")
+    return "\n".join(lines)
+
+
+def _require(name: str, works: list[Work], options: Options) -> None:
+    """Raise Failure naming the first stage before `name` without a result."""
+    for work in works:
+        slug = work.manifest.slug
+        if any(slice.done(u.folder, u.key, u.encode_from) is None for u in work.units):
+            raise Failure(f"{slug}: slice has not run; `medglip-etl stage slice --source {slug}` first")
+        for before in STAGES[3 : STAGES.index(name)]:
+            if not (options.out / "stages" / before / slug / "report.json").exists():
+                raise Failure(f"{slug}: {before} has not run; `medglip-etl stage {before} --source {slug}` first")
 
 
 def say(text: str) -> None:

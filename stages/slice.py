@@ -85,10 +85,11 @@ def run(unit: Unit) -> dict[str, Any]:
             report["images"].append(_cut(loaded, unit, found, encoded, report["rejected"]))
     except ItemError as error:
         found, encoded, report["images"] = [], [], []
-        report["rejected"] = [_reject(unit.case.case, error)]
+        report["rejected"] = [_reject(unit.case.case, ItemError(error.reason, f"{unit.case.image}: {error.detail}"))]
     except Exception as error:  # one bad file never stops a build
         found, encoded, report["images"] = [], [], []
         report["rejected"] = [_reject(unit.case.case, ItemError("unreadable", f"{type(error).__name__}: {error}"))]
+    report["root"] = str(unit.root.resolve())
     report["files"] = [unit.case.image, *(m.path for m in unit.case.masks)]
     store.write_table(unit.folder / f"{unit.key}.regions.parquet", pa.Table.from_pylist(found, REGIONS))
     store.write_table(unit.folder / f"{unit.key}.images.parquet", pa.Table.from_pylist(encoded, IMAGES))
@@ -99,7 +100,7 @@ def run(unit: Unit) -> dict[str, Any]:
 def lost(unit: Unit) -> None:
     """Commit the report of a case that killed its workers."""
     row = _reject(unit.case.case, ItemError("worker_lost", "the worker process died on this case each time"))
-    report = {"case": unit.case.case, "encode_from": unit.encode_from, "images": [], "rejected": [row], "files": []}
+    report = {"case": unit.case.case, "encode_from": unit.encode_from, "images": [], "rejected": [row]}
     store.write_table(unit.folder / f"{unit.key}.regions.parquet", REGIONS.empty_table())
     store.write_table(unit.folder / f"{unit.key}.images.parquet", IMAGES.empty_table())
     store.write_json(unit.folder / f"{unit.key}.json", report)

@@ -1,0 +1,138 @@
+"""Broken files among good ones: the build ends well and each is in quarantine with its reason."""
+
+import gzip
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+PROGRAM = str(Path(sys.executable).with_name("medglip-etl"))
+MANIFEST = """
+slug: {slug}
+title: {slug}
+year: 2024
+modality: {modality}
+body_regions: [abdomen]
+homepage: https://example.org
+license: {{name: CC0-1.0, redistribution: allowed}}
+access: open
+evidence: [written here]
+status: verified
+files:
+  - {{image: "images/{{case}}.{suffix}", mask: "labels/{{case}}.{suffix}", kind: {kind}}}
+labels: {{1: liver}}
+"""
+LABELS = "source: {slug}\nlabels:\n  liver: {{label: liver, status: approved, by: test}}\n"
+
+
+def settings(folder: Path, slug: str, modality: str, suffix: str, kind: str) -> None:
+    (folder / "manifests").mkdir(parents=True, exist_ok=True)
+    (folder / "maps" / "sources").mkdir(parents=True, exist_ok=True)
+    text = MANIFEST.format(slug=slug, modality=modality, suffix=suffix, kind=kind)
+    (folder / "manifests" / f"{slug}.yaml").write_text(text)
+    (folder / "maps" / "sources" / f"{slug}.yaml").write_text(LABELS.format(slug=slug))
+
+
+def volume(folder: Path, name: str, shape: tuple[int, ...] = (40, 44, 36), seed: int = 0) -> None:
+    for part in ("images", "labels"):
+        (folder / part).mkdir(parents=True, exist_ok=True)
+    image = np.random.default_rng(seed).integers(-200, 200, shape).astype(np.int16)
+    mask = np.zeros(shape, np.uint8)
+    mask[8:30, 10:30, 5:25] = 1
+    nib.save(nib.Nifti1Image(image, np.eye(4)), folder / "images" / f"{name}.nii.gz")
+    nib.save(nib.Nifti1Image(mask, np.eye(4)), folder / "labels" / f"{name}.nii.gz")
+
+
+def arguments(folder: Path, out: Path) -> list[str]:
+    return [PROGRAM, "build", "--raw", str(folder / "raw"), "--manifests", str(folder / "manifests"),
+            "--label-maps", str(folder / "maps"), "--out", str(out)]
+
+
+def tree(out: Path) -> dict[str, bytes]:
+    return {
+        str(p.relative_to(out)): p.read_bytes()
+        for part in ("dataset", "quarantine") for p in sorted((out / part).rglob("*")) if p.is_file()
+    }
+
+
+def test_each_fault_has_its_reason(tmp_path: Path) -> None:
+    settings(tmp_path, "ct", "ct", "nii.gz", "label_map")
+    settings(tmp_path, "skin", "dermoscopy", "png", "binary")
+    ct, skin = tmp_path / "raw" / "ct", tmp_path / "raw" / "skin"
+    for name in ("good", "truncated", "other_shape", "empty", "undefined", "zero_bytes", "not_gzip"):
+        volume(ct, name)
+    cut = ct / "images" / "truncated.nii.gz"
+    cut.write_bytes(cut.read_bytes()[:-2000])
+    (ct / "images" / "zero_bytes.nii.gz").write_bytes(b"")
+    (ct / "images" / "not_gzip.nii.gz").write_bytes(b"hello" * 100)
+    nib.save(nib.Nifti1Image(np.ones((40, 44, 35), np.uint8), np.eye(4)), ct / "labels" / "other_shape.nii.gz")
+    nib.save(nib.Nifti1Image(np.zeros((40, 44, 36), np.uint8), np.eye(4)), ct / "labels" / "empty.nii.gz")
+    odd = np.zeros((40, 44, 36), np.uint8)
+    odd[5:30, 5:30, 5:30], odd[31:39, 5:30, 5:30] = 1, 7
+    nib.save(nib.Nifti1Image(odd, np.eye(4)), ct / "labels" / "undefined.nii.gz")
+    for part in ("images", "labels"):
+        (skin / part).mkdir(parents=True)
+        for name in ("good", "broken"):
+            Image.fromarray(np.pad(np.full((30, 30), 255, np.uint8), 9)).save(skin / part / f"{name}.png")
+    (skin / "images" / "broken.png").write_bytes((skin / "images" / "good.png").read_bytes()[:60])
+    subprocess.run(arguments(tmp_path, tmp_path / "out"), check=True, capture_output=True)
+    rows = pd.concat(pd.read_parquet(p) for p in (tmp_path / "out" / "quarantine").iterdir())
+    got = set(rows[["source", "case", "reason"]].itertuples(index=False, name=None))
+    assert got >= {
+        ("ct", "truncated", "unreadable"), ("ct", "zero_bytes", "unreadable"), ("ct", "not_gzip", "unreadable"),
+        ("ct", "other_shape", "shape_mismatch"), ("ct", "empty", "empty_mask"),
+        ("ct", "undefined", "undefined_label"), ("skin", "broken", "unreadable"),
+    }
+    assert not {"good"} & set(rows["case"])
+    images = pd.read_parquet(tmp_path / "out" / "dataset" / "shards", columns=["source", "case"])
+    assert set(images.itertuples(index=False, name=None)) == {("ct", "good"), ("ct", "undefined"), ("skin", "good")}
+
+
+def test_killed_at_any_moment_it_resumes_to_the_same_bytes(tmp_path: Path) -> None:
+    settings(tmp_path, "ct", "ct", "nii.gz", "label_map")
+    for n in range(12):
+        volume(tmp_path / "raw" / "ct", f"case{n:02d}", (64, 64, 60), n)
+    subprocess.run(arguments(tmp_path, tmp_path / "calm"), check=True, capture_output=True)
+    moments = random.Random(7)
+    for _ in range(10):
+        build = subprocess.Popen(arguments(tmp_path, tmp_path / "killed"), stderr=subprocess.DEVNULL,
+                                 stdout=subprocess.DEVNULL, start_new_session=True)
+        time.sleep(moments.uniform(0.3, 4.5))
+        if build.poll() is None:
+            build.send_signal(signal.SIGKILL)
+        build.wait()
+    subprocess.run(arguments(tmp_path, tmp_path / "killed"), check=True, capture_output=True)
+    assert tree(tmp_path / "killed") == tree(tmp_path / "calm")
+
+
+def test_a_second_source_redoes_nothing_of_the_first(tmp_path: Path) -> None:
+    settings(tmp_path, "one", "ct", "nii.gz", "label_map")
+    volume(tmp_path / "raw" / "one", "a")
+    subprocess.run(arguments(tmp_path, tmp_path / "out"), check=True, capture_output=True)
+    settings(tmp_path, "two", "ct", "nii.gz", "label_map")
+    volume(tmp_path / "raw" / "two", "b", seed=1)
+    done = subprocess.run(arguments(tmp_path, tmp_path / "out"), check=True, capture_output=True, text=True)
+    assert "slice: 1 cases to do, 1 reused" in done.stderr
+
+
+@pytest.mark.parametrize("compressed", [True, False])
+def test_compression_changes_nothing(tmp_path: Path, compressed: bool) -> None:
+    suffix = "nii.gz" if compressed else "nii"
+    settings(tmp_path, "ct", "ct", suffix, "label_map")
+    volume(tmp_path / "raw" / "ct", "a")
+    if not compressed:
+        for path in list((tmp_path / "raw" / "ct").rglob("*.nii.gz")):
+            path.with_suffix("").write_bytes(gzip.decompress(path.read_bytes()))
+            path.unlink()
+    subprocess.run(arguments(tmp_path, tmp_path / "out"), check=True, capture_output=True)
+    assert len(pd.read_parquet(tmp_path / "out" / "dataset" / "shards")) == 20 + 20 + 22
+    shutil.rmtree(tmp_path / "out")
