@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any
@@ -168,6 +168,28 @@ def _settled(given: dict[str, Any]) -> tuple[Any, dict[str, Any], list[Any]]:
     )
     known = _manifests(given["manifests"])
     return options, known, _chosen(known, given["source"])
+
+
+@app.command()
+@told
+def decode(path: Path, out_dir: Path) -> None:
+    """Decode every image below PATH without a manifest; JSON lines on stdout.
+
+    Example: medglip-etl decode downloads/ decoded/
+    """
+    from stages.convert import convert
+
+    if not path.exists():
+        raise UsageError(f"{path}: no such file or folder")
+    reports = list(_printed(convert(path, out_dir)))
+    if not any(report["output"] for report in reports):
+        raise Failure(f"no image below {path} could be decoded")
+
+
+def _printed(reports: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    for report in reports:
+        print(json.dumps(report), flush=True)
+        yield report
 
 
 @app.command()

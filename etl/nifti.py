@@ -133,3 +133,11 @@ def _scaled(path: Path, header: nib.Nifti1Header, array: Array) -> Array:
     if array.dtype.itemsize > 8:
         return array.astype(np.float64)
     return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
+
+
+def save(path: Path, array: Array, affine: Array) -> None:
+    """Write an RAS+ array (i, j, k[, t]) with its affine (mm) as NIfTI-1."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = nib.Nifti1Image(np.ascontiguousarray(array), affine, dtype=array.dtype)
+    image.header.set_xyzt_units("mm")
+    nib.save(image, path)
