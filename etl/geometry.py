@@ -119,16 +119,20 @@ def require_same_grid(shape: tuple[int, ...], affine: Array, mask_shape: tuple[i
     """Check that a canonical mask grid is the canonical image grid.
 
     Raises:
-        ItemError: `shape_mismatch` or `geometry_mismatch` (a corner is off by more than 1e-3 voxel).
+        ItemError: `shape_mismatch` or `geometry_mismatch` (spacing, direction, or the origin
+            at the best corner are off by more than 1e-3 of a voxel).
     """
     if shape[:3] != mask_shape[:3]:
         reason = "geometry_mismatch" if _same_extent(shape, affine, mask_shape, mask_affine) else "shape_mismatch"
         raise ItemError(reason, f"image grid {_by(shape)}, mask grid {_by(mask_shape)} (RAS+ order)")
-    corners = np.array([[x, y, z, 1] for x in (0, shape[0]) for y in (0, shape[1]) for z in (0, shape[2])], float).T
-    moved = np.linalg.inv(np.asarray(affine, float)) @ np.asarray(mask_affine, float) @ corners
-    off = float(np.max(np.abs(moved - corners)[:3]))
-    if off > GRID_TOLERANCE * max(1, *shape[:3]):
-        raise ItemError("geometry_mismatch", f"the mask lies up to {off:.3g} voxels away from the image")
+    relative = np.linalg.inv(np.asarray(affine, float)) @ np.asarray(mask_affine, float)
+    turned = float(np.max(np.abs(relative - np.eye(4))[:3, :3]))
+    ends = [(0, n - 1) for n in shape[:3]]
+    corners = np.array([[x, y, z, 1] for x in ends[0] for y in ends[1] for z in ends[2]], float).T
+    moved = float(np.abs(relative @ corners - corners)[:3].max(axis=0).min())
+    if max(turned, moved) > GRID_TOLERANCE:
+        detail = f"the mask's spacing or direction is off by {turned:.2g} and its origin by {moved:.2g} of a voxel"
+        raise ItemError("geometry_mismatch", detail)
 
 
 def _same_extent(shape: tuple[int, ...], affine: Array, mask_shape: tuple[int, ...], mask_affine: Array) -> bool:

@@ -60,7 +60,7 @@ def test_grids() -> None:
     with pytest.raises(ItemError, match="shape_mismatch"):
         geometry.require_same_grid(SHAPE, AFFINE, (7, 5, 3), AFFINE)
     moved = AFFINE.copy()
-    moved[0, 3] += 1
+    moved[0, 3] += 0.01
     with pytest.raises(ItemError, match="geometry_mismatch"):
         geometry.require_same_grid(SHAPE, AFFINE, SHAPE, moved)
 
