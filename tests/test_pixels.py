@@ -52,3 +52,22 @@ def test_regions_cover_the_mask_tightly(plane: np.ndarray, split: bool) -> None:
 
 def test_a_diagonal_is_one_component() -> None:
     assert len(list(regions(np.eye(4, dtype=np.uint8), frozenset({1})))) == 1
+
+
+@given(hnp.arrays(np.bool_, (7, 5)))
+def test_rle_is_pycocotools_own(mask: np.ndarray) -> None:
+    for found in regions(mask.astype(np.uint8)):
+        assert found.rle == coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))["counts"]
+
+
+@given(hnp.arrays(np.int32, (6, 6), elements=st.sampled_from([0, -7, 5, 70_000])))
+def test_any_integer_is_a_label(plane: np.ndarray) -> None:
+    found = {r.value: r.area for r in regions(plane)}
+    assert found == {int(v): int((plane == v).sum()) for v in np.unique(plane) if v}
+
+
+@given(hnp.arrays(st.sampled_from([np.int16, np.uint16, np.uint8]), st.integers(1, 60)), st.floats(0, 49))
+def test_counted_percentiles_are_numpys(values: np.ndarray, low: float) -> None:
+    above = values[values > values.min()].astype(float)
+    want = np.percentile(above, [low, 99.5]) if above.size else (0, 0)
+    np.testing.assert_allclose(intensity.percentile_bounds(values, low, 99.5), want, rtol=1e-12, atol=1e-9)
