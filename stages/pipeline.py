@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Any
 
-from etl import runner, splits
+from etl import runner, splits, store
 from etl.errors import Failure
 from etl.labelmap import load_label_map, load_ontology
 from etl.manifest import Manifest
@@ -41,6 +41,8 @@ def slice_all(works: list[Work], options: Options) -> None:
     say(f"slice: {total} cases to do, {sum(len(w.units) for w in works) - total} reused")
     if not total:
         return
+    for work in works:
+        store.sweep(work.folder)
     batches = (batch for work, units in todo for batch in plan.batches(work, units, options))
     with runner.pool(min(options.workers, total), options.scheduler) as pool, Progress() as progress:
         for work, units in todo:
