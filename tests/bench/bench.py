@@ -7,11 +7,11 @@ import argparse
 import importlib.metadata
 import os
 import platform
-import resource
 import shutil
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,18 +24,23 @@ LIBRARIES = ("numpy", "numba", "isal", "deflate", "pyarrow", "nibabel", "scikit-
 
 
 class Process:
-    """One finished process: seconds, CPU seconds of it and its children, peak memory in MB of the largest."""
+    """One finished process: seconds, CPU seconds, and the peak memory in MB of the largest of it and its children."""
 
     def __init__(self, command: list[object], cores: set[int]) -> None:
-        before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-        done = subprocess.run(
-            [str(c) for c in command], check=True, capture_output=True, text=True,
-            preexec_fn=lambda: os.sched_setaffinity(0, cores), env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )  # fmt: skip
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        self.wall, self.out = time.perf_counter() - began, done.stdout
-        self.cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-        self.peak = after.ru_maxrss / 1024
+        began = time.perf_counter()
+        with tempfile.TemporaryFile("w+") as out:
+            started = subprocess.Popen(
+                [str(c) for c in command], stdout=out, stderr=subprocess.DEVNULL,
+                preexec_fn=lambda: os.sched_setaffinity(0, cores), env={**os.environ, "OMP_NUM_THREADS": "1"},
+            )  # fmt: skip
+            _, status, usage = os.wait4(started.pid, 0)
+            started.returncode = os.waitstatus_to_exitcode(status)
+            out.seek(0)
+            self.out = out.read()
+        if started.returncode:
+            raise SystemExit(f"{' '.join(map(str, command))}: exit {started.returncode}")
+        self.wall, self.cpu = time.perf_counter() - began, usage.ru_utime + usage.ru_stime
+        self.peak = usage.ru_maxrss / 1024
 
 
 def build(folder: Path, slug: str, workers: int = 1) -> list[object]:
