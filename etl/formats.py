@@ -4,6 +4,7 @@ import hashlib
 from pathlib import Path
 
 from etl import nifti, pictures
+from etl.dicomfile import is_dicom
 from etl.errors import ItemError
 from etl.raster import MAX_BYTES, Array, Raster, unreadable
 
@@ -17,7 +18,7 @@ SUFFIXES = (".nii", ".nii.gz", ".hdr", ".img", ".nrrd", ".nhdr", ".mha", ".mhd",
 
 
 def sniff(path: Path) -> str:
-    """``nifti``, ``itk`` or ``picture``; ItemError with the cause for anything else."""
+    """``nifti``, ``dicom``, ``itk`` or ``picture``; ItemError with the cause for anything else."""
     try:
         head = nifti.peek(path)
     except OSError as error:
@@ -27,6 +28,8 @@ def sniff(path: Path) -> str:
         raise unreadable(path, "empty file" if empty else "cut off inside its gzip header")
     if nifti.is_nifti(head):
         return "nifti"
+    if is_dicom(head):
+        return "dicom"
     if head.startswith(b"NRRD") or head.lstrip().startswith(META_KEYS):
         return "itk"
     if head.startswith(PICTURES) or _is_pnm(head):
@@ -58,6 +61,10 @@ def read(path: Path, limit: int = MAX_BYTES) -> Raster:
             return Raster(pictures.read(path, limit))
         if found == "nifti":
             return nifti.read(path, limit)
+        if found == "dicom":
+            from etl import dicom  # pydicom takes long to import
+
+            return dicom.read(path, limit)
         from etl import itk  # SimpleITK takes long to import and few sources need it
 
         return itk.read(path, limit)
@@ -99,7 +106,7 @@ def _require_picture(path: Path) -> None:
 def companions(path: Path) -> list[Path]:
     """The other files that hold this one's voxels: ``.raw`` of a ``.mhd``, ``.img`` of a ``.hdr``."""
     found = sniff(path)
-    if found == "picture":
+    if found in ("picture", "dicom"):
         return []
     if found == "nifti":
         source = nifti.data_file(path)
