@@ -12,12 +12,13 @@ from typing import Any
 
 import numpy as np
 from pydicom.dataset import Dataset
-from pydicom.pixels import apply_voi_lut
+from pydicom.pixels.processing import apply_voi_lut
 
 from etl import dicom_pixels, intensity
-from etl.dicom_header import Frame, Header, frames_of, read_header, spacing_of
+from etl.dicom_header import Frame, Header, frames_of, read_header, series_of, spacing_of
 from etl.dicom_series import Refused, Stack, stacks, title
 from etl.errors import ItemError
+from etl.isolate import alive
 from etl.raster import MAX_BYTES, Array, Origin, Raster, Scan
 from etl.raster import spacing_of as voxel_size
 
@@ -45,6 +46,7 @@ def find(paths: Sequence[Path], limit: int = MAX_BYTES) -> tuple[list[Image], li
     refused: list[Refused] = []
     placed: list[Frame] = []
     for path in sorted(paths):
+        alive()
         try:
             header = read_header(path, limit)
             own = list(frames_of(header))
@@ -63,6 +65,15 @@ def find(paths: Sequence[Path], limit: int = MAX_BYTES) -> tuple[list[Image], li
             images.append(Image(title(flat), tuple(dict.fromkeys(f.header.path for f in flat)), found))
     images.sort(key=lambda image: min(image.files))
     return images, refused
+
+
+def series(paths: Sequence[Path]) -> list[list[Path]]:
+    """The files by study and series, in order of their first file; what cannot be read is alone."""
+    groups: dict[object, list[Path]] = {}
+    for path in sorted(paths):
+        alive()
+        groups.setdefault(series_of(path) or path, []).append(path)
+    return list(groups.values())
 
 
 def read(path: Path, limit: int = MAX_BYTES) -> Raster:
@@ -96,7 +107,7 @@ def _volume(stack: Stack, name: str, limit: int) -> Raster:
 def _origin(header: Header, index: int) -> Origin:
     uid = str(header.dataset.get("SOPInstanceUID", "")) or None
     try:
-        number = int(header.dataset.get("InstanceNumber"))  # type: ignore[arg-type]
+        number = int(header.dataset.get("InstanceNumber"))
     except (TypeError, ValueError):
         number = None
     return Origin(header.path, index, uid, number)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import imagecodecs
 import numpy as np
 from pydicom import uid
-from pydicom.pixels import get_decoder
+from pydicom.pixels.decoders.base import get_decoder
 
 if TYPE_CHECKING:
     from pydicom.pixels.decoders.base import DecodeRunner
@@ -20,10 +20,8 @@ _JPEG2000 = (uid.JPEG2000Lossless, uid.JPEG2000)
 _HTJ2K = (uid.HTJ2KLossless, uid.HTJ2KLosslessRPCL, uid.HTJ2K)
 _JPEGLS = (uid.JPEGLSLossless, uid.JPEGLSNearLossless)
 _JPEG_LOSSLESS = (uid.JPEGLossless, uid.JPEGLosslessSV1)
-DECODER_DEPENDENCIES = {
-    syntax: ("imagecodecs",)
-    for syntax in (*_JPEG2000, *_HTJ2K, *_JPEGLS, *_JPEG_LOSSLESS, uid.JPEGExtended12Bit, uid.RLELossless)
-}
+_SYNTAXES = (*_JPEG2000, *_HTJ2K, *_JPEGLS, *_JPEG_LOSSLESS, uid.JPEGExtended12Bit, uid.RLELossless)
+DECODER_DEPENDENCIES = dict.fromkeys(_SYNTAXES, ("imagecodecs",))
 
 
 def is_available(syntax: str) -> bool:
@@ -50,7 +48,7 @@ def decode_frame(src: bytes, runner: DecodeRunner) -> bytearray:
         return bytearray(imagecodecs.dicomrle_decode(src, np.dtype(f"<u{width}")))
     array = np.asarray(_decoded(src, syntax))
     if array.shape[:2] != (runner.rows, runner.columns):
-        raise ValueError(f"a frame of {array.shape[:2]} rows and columns, the header says {runner.rows, runner.columns}")
+        raise ValueError(f"a frame of {array.shape[:2]}, the header says {runner.rows, runner.columns}")
     if array.ndim == 3:
         runner.set_option("planar_configuration", 0)
     runner.set_option("bits_allocated", 8 * array.itemsize)

@@ -129,7 +129,8 @@ def _csa(header: Header) -> tuple[int, Vector | None]:
     try:
         csa = csareader.get_csa_header(header.dataset, "image")
     except Exception as error:  # a damaged CSA header raises anything
-        raise ItemError("unreadable", f"{header.path.name}: its CSA header is damaged ({type(error).__name__})") from error
+        detail = f"{header.path.name}: its CSA header is damaged ({type(error).__name__})"
+        raise ItemError("unreadable", detail) from error
     if csa:
         count, normal = csareader.get_n_mosaic(csa), csareader.get_slice_normal(csa)
         if count:

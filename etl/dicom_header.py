@@ -99,6 +99,18 @@ def read_header(path: Path, limit: int) -> Header:
         raise unreadable(path, error) from error
 
 
+def series_of(path: Path) -> tuple[str, str] | None:
+    """(study, series) UID of a file; None if it cannot be read."""
+    keywords = ["StudyInstanceUID", "SeriesInstanceUID"]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            dataset = pydicom.dcmread(path, stop_before_pixels=True, force=True, specific_tags=keywords)
+            return str(dataset.get(keywords[0], "")), str(dataset.get(keywords[1], ""))
+    except Exception:  # `read_header` says what is wrong with it
+        return None
+
+
 def _described(path: Path, dataset: Dataset, offset: int, limit: int) -> Header:
     modality = str(dataset.get("Modality", ""))
     if modality in NO_IMAGE or "DirectoryRecordSequence" in dataset:
@@ -161,10 +173,11 @@ def floats(dataset: Dataset, keyword: str, count: int) -> Vector | None:
 def number(dataset: Dataset, keyword: str) -> float | None:
     """One finite number of an element, the first of several, or None."""
     value = dataset.get(keyword)
+    found: float
     if isinstance(value, pydicom.multival.MultiValue):
         value = value[0] if len(value) else None
     try:
-        found = float(value)  # type: ignore[arg-type]
+        found = float(value)
     except (TypeError, ValueError):
         return None
     return found if math.isfinite(found) else None

@@ -10,15 +10,18 @@ from typing import Any, Literal
 
 import numpy as np
 import pydicom
-from pydicom.pixels import apply_color_lut, apply_modality_lut, get_decoder
+from pydicom.pixels.decoders.base import get_decoder
+from pydicom.pixels.processing import apply_color_lut, apply_modality_lut
 
 from etl import dicom_codecs
 from etl.dicom_header import Frame, Header
 from etl.dicom_series import Stack
 from etl.errors import ItemError
+from etl.isolate import alive
 from etl.raster import MAX_BYTES, Array, check_size, unreadable
 
 PIXEL_DATA = (0x7FE0, 0x0010)
+_OPTIONS: Any = {"allow_excess_frames": False}
 UNDEFINED = 0xFFFFFFFF
 LONG_FORM = (b"OB", b"OW", b"UN", b"OF", b"OD", b"OV", b"OL")
 
@@ -53,8 +56,10 @@ def _stored_type(headers: Sequence[Header]) -> np.dtype[Any]:
 
 def _fill(array: Array, places: Sequence[tuple[Frame, int, int]]) -> None:
     """Put the planes of one file where they belong."""
+    alive()
     header = places[0][0].header
-    if len(places) == 1 and header.frames == 1 and array.dtype == _file_type(header) and _read_into(header, array[places[0][1:]]):
+    plain = len(places) == 1 and header.frames == 1 and array.dtype == _file_type(header)
+    if plain and _read_into(header, array[places[0][1:]]):
         return
     values = frames(header)
     if values.ndim != 3 or not np.can_cast(values.dtype, array.dtype, "safe"):
@@ -77,7 +82,7 @@ def _read_into(header: Header, plane: Array) -> bool:
         if length < plane.nbytes:
             return False
         stream.seek(header.offset + start)
-        if stream.readinto(plane.view(np.uint8).reshape(-1)) != plane.nbytes:  # type: ignore[attr-defined]
+        if stream.readinto(plane.view(np.uint8).reshape(-1).data) != plane.nbytes:
             return False
     if not header.syntax.is_little_endian and plane.itemsize > 1:
         plane.byteswap(inplace=True)
@@ -142,7 +147,7 @@ def _decoded(header: Header, dataset: pydicom.Dataset) -> Array:
     except NotImplementedError as error:
         raise ItemError("unsupported", f"{header.path.name}: transfer syntax {header.syntax.name}") from error
     plugin = dicom_codecs.plugin(header.syntax, header.stored) if header.syntax.is_encapsulated else ""
-    array, said = decoder.as_array(dataset, decoding_plugin=plugin, allow_excess_frames=False)
+    array, said = decoder.as_array(dataset, decoding_plugin=plugin, **_OPTIONS)
     if header.frames == 1 or header.tiles:
         array = array[None]
     if said["photometric_interpretation"] == "PALETTE COLOR":
@@ -167,7 +172,7 @@ def rescaled_frames(first: Frame, array: Array) -> Array:
 
 
 def _rescaled(array: Array, flat: Sequence[Frame], limit: int) -> Array:
-    """Modality LUT, or slope and intercept of each plane (PS3.3 C.11.1), applied: in the stored type or the next integer one where that is exact,
+    """Modality LUT, or slope and intercept of each plane (PS3.3 C.11.1), applied: in integers where that is exact,
     else in float64."""
     header = flat[0].header
     if header.dataset.get("ModalityLUTSequence"):
@@ -205,7 +210,8 @@ def _holding(array: Array, pairs: Sequence[tuple[float, float]]) -> np.dtype[Any
     low = high = 0.0
     bounds = [(float(plane.min()), float(plane.max())) for plane in array]
     for (least, most), (slope, intercept) in zip(bounds, pairs, strict=True):
-        ends = (least, most, least * slope, most * slope, least * slope + intercept, most * slope + intercept, slope, intercept)
+        scaled = (least * slope, most * slope)
+        ends = (least, most, slope, intercept, *scaled, *(value + intercept for value in scaled))
         low, high = min(low, *ends), max(high, *ends)
     if not math.isfinite(low + high):
         return None

@@ -69,15 +69,17 @@ def title(frames: Sequence[Frame]) -> str:
     files = len({frame.header.path for frame in frames})
     name = min(frame.header.path.name for frame in frames)
     one = "image" if len(frames) == 1 else "images"
-    return f"{len(frames)} {one} of {header.columns}x{header.rows} in {name}" + (f" and {files - 1} more files" if files > 1 else "")
+    more = f" and {files - 1} more files" if files > 1 else ""
+    return f"{len(frames)} {one} of {header.columns}x{header.rows} in {name}{more}"
 
 
 def _alike(frame: Frame) -> tuple[Any, ...]:
     """Planes of one volume agree in series, size, directions and spacing."""
     header = frame.header
     turned = tuple(round(v, 3) + 0.0 for v in (*(frame.along or ()), *(frame.down or ())))
-    return (str(header.dataset.get("StudyInstanceUID", "")), str(header.dataset.get("SeriesInstanceUID", "")),
-            header.rows, header.columns, header.samples, turned, tuple(round(v, 4) for v in frame.spacing or ()))  # fmt: skip
+    spacing = tuple(round(v, 4) for v in frame.spacing or ())
+    series = (str(header.dataset.get("StudyInstanceUID", "")), str(header.dataset.get("SeriesInstanceUID", "")))
+    return (*series, header.rows, header.columns, turned, spacing)
 
 
 def _apart(frames: list[Frame], kinds: Sequence[str]) -> Iterator[list[Frame]]:

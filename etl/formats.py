@@ -6,6 +6,7 @@ from pathlib import Path
 from etl import nifti, pictures
 from etl.dicomfile import is_dicom
 from etl.errors import ItemError
+from etl.isolate import alive
 from etl.raster import MAX_BYTES, Array, Raster, unreadable
 
 __all__ = ["Raster", "companions", "fingerprint", "read", "read_colors", "read_grey", "read_indexed", "read_pages"]
@@ -55,6 +56,7 @@ def read(path: Path, limit: int = MAX_BYTES) -> Raster:
 
     ItemError ``unreadable``, ``unsupported`` or ``too_large`` names the file and the cause.
     """
+    alive()
     found = sniff(path)
     try:
         if found == "picture":
