@@ -172,12 +172,11 @@ def floats(dataset: Dataset, keyword: str, count: int) -> Vector | None:
 
 def number(dataset: Dataset, keyword: str) -> float | None:
     """One finite number of an element, the first of several, or None."""
-    value = dataset.get(keyword)
-    found: float
+    value: Any = dataset.get(keyword)
     if isinstance(value, pydicom.multival.MultiValue):
         value = value[0] if len(value) else None
     try:
-        found = float(value)
+        found: float = float(value)
     except (TypeError, ValueError):
         return None
     return found if math.isfinite(found) else None
@@ -189,7 +188,8 @@ def directions(dataset: Dataset) -> tuple[Vector, Vector] | None:
     if six is None:
         return None
     along, down = np.array(six[:3]), np.array(six[3:])
-    off = max(abs(np.linalg.norm(along) - 1), abs(np.linalg.norm(down) - 1), abs(float(along @ down)))
+    lengths = float(np.linalg.norm(along)), float(np.linalg.norm(down))
+    off = max(abs(lengths[0] - 1), abs(lengths[1] - 1), abs(float(along @ down)))
     return (six[:3], six[3:]) if off < ORTHOGONAL else None
 
 

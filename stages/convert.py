@@ -87,7 +87,8 @@ def _group(job: tuple[Path, list[str], Path, str]) -> list[dict[str, Any]]:
         except ItemError as error:
             reports.append(files | {"reason": error.reason, "detail": error.detail})
     lost = {"inputs": sorted(set(_below(root, map(Path, group))) - {f for r in reports for f in r["inputs"]})}
-    reports += [lost | {"reason": item.error.reason, "detail": f"{item.title}: {item.error.detail}"} for item in refused]
+    for item in refused:
+        reports.append(lost | {"reason": item.error.reason, "detail": f"{item.title}: {item.error.detail}"})
     return reports
 
 

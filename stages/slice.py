@@ -161,8 +161,8 @@ def _run_case(unit: Unit, batch: Batch, writer: BatchWriter, fatal: tuple[str, s
         named = ItemError(error.reason, f"{case.image}: {error.detail}")
         images, regions, rejected = [], [], [_reject(case.case, named)]
     except MemoryError:
-        error = ItemError("too_large", f"{case.image}: it needs more memory than there is")
-        images, regions, rejected = [], [], [_reject(case.case, error)]
+        named = ItemError("too_large", f"{case.image}: it needs more memory than there is")
+        images, regions, rejected = [], [], [_reject(case.case, named)]
     except Exception as error:  # one bad file never stops a build
         detail = f"{case.image}: {type(error).__name__}: {error}"
         images, regions, rejected = [], [], [_reject(case.case, ItemError("unreadable", detail))]
