@@ -19,7 +19,7 @@ from etl.dicom_header import Frame, Header, frames_of, read_header, series_of, s
 from etl.dicom_series import Refused, Stack, stacks, title
 from etl.errors import ItemError
 from etl.isolate import alive
-from etl.raster import MAX_BYTES, Array, Origin, Raster, Scan
+from etl.raster import MAX_BYTES, Array, Origin, Raster, Scan, unreadable
 from etl.raster import spacing_of as voxel_size
 
 MONOCHROME = ("MONOCHROME1", "MONOCHROME2")
@@ -37,7 +37,12 @@ class Image:
 
     def read(self, limit: int = MAX_BYTES) -> Raster:
         """The values; ItemError why they cannot be read."""
-        return _volume(self.source, self.title, limit) if isinstance(self.source, Stack) else _picture(self)
+        try:
+            return _volume(self.source, self.title, limit) if isinstance(self.source, Stack) else _picture(self)
+        except (ItemError, MemoryError):
+            raise
+        except Exception as error:  # damaged look-up tables raise anything
+            raise unreadable(self.files[0], error) from error
 
 
 def find(paths: Sequence[Path], limit: int = MAX_BYTES) -> tuple[list[Image], list[Refused]]:
