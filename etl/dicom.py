@@ -54,7 +54,7 @@ def find(paths: Sequence[Path], limit: int = MAX_BYTES) -> tuple[list[Image], li
         alive()
         try:
             header = read_header(path, limit)
-            own = list(frames_of(header))
+            own = frames_of(header)
         except ItemError as error:
             refused.append(Refused(path.name, error))
             continue
@@ -110,12 +110,7 @@ def _volume(stack: Stack, name: str, limit: int) -> Raster:
 
 
 def _origin(header: Header, index: int) -> Origin:
-    uid = str(header.dataset.get("SOPInstanceUID", "")) or None
-    try:
-        number = int(header.dataset.get("InstanceNumber"))
-    except (TypeError, ValueError):
-        number = None
-    return Origin(header.path, index, uid, number)
+    return Origin(header.path, index, header.uid or None, header.number)
 
 
 def _common_window(frames: Sequence[Frame]) -> tuple[float, float] | None:
@@ -133,7 +128,7 @@ def _picture(image: Image) -> Raster:
     assert isinstance(header, Header)
     if header.photometric not in (*MONOCHROME, "PALETTE COLOR", "RGB") and not header.photometric.startswith("YBR"):
         raise ItemError("unsupported", f"{header.path.name}: photometric interpretation {header.photometric}")
-    first = next(iter(frames_of(header)))
+    first = frames_of(header)[0]
     grey = header.photometric in MONOCHROME
     stored = dicom_pixels.frames(header)
     array = dicom_pixels.rescaled_frames(first, stored) if grey else stored

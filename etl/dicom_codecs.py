@@ -5,6 +5,7 @@ pydicom splits the fragments, converts colours and corrects signs; only the code
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 import imagecodecs
@@ -61,12 +62,25 @@ def _decoded(src: bytes, syntax: str) -> object:
     if syntax in _JPEG2000:
         return imagecodecs.jpeg2k_decode(src)
     if syntax in _HTJ2K:
-        return imagecodecs.htj2k_decode(src)
+        return _decoded_htj2k(src)
     if syntax in _JPEGLS:
         return imagecodecs.jpegls_decode(src)
     if syntax in _JPEG_LOSSLESS:
         return imagecodecs.jpegsof3_decode(src)
     return imagecodecs.jpeg8_decode(src)
+
+
+def _decoded_htj2k(src: bytes) -> object:
+    """imagecodecs drops what OpenJPH says about a damaged stream and gives what it has: that must not pass."""
+    faults: list[object] = []
+    hook, sys.unraisablehook = sys.unraisablehook, lambda fault: faults.append(fault.exc_value)
+    try:
+        array = imagecodecs.htj2k_decode(src)
+    finally:
+        sys.unraisablehook = hook
+    if faults:
+        raise ValueError(f"damaged HTJ2K stream ({faults[0]})")
+    return array
 
 
 def _register() -> None:

@@ -38,6 +38,7 @@ class Header:
     """One file: its data set without the pixels and how these are stored.
 
     ``rows`` and ``columns`` are those of a frame, a tile where the file is a mosaic of ``tiles`` of them;
+    ``series`` are its study and series UID, ``number`` its instance number;
     ``offset`` is where an uncompressed pixel element starts in the file, None where it cannot be read in place.
     """
 
@@ -54,6 +55,9 @@ class Header:
     high: int
     signed: bool
     photometric: str
+    series: tuple[str, str]
+    uid: str
+    number: int | None
     floating: bool = False
     tiles: int = 0
 
@@ -129,12 +133,15 @@ def _described(path: Path, dataset: Dataset, offset: int, limit: int) -> Header:
     stored = _integer(dataset, "BitsStored", allocated)
     if not 1 <= stored <= allocated:
         raise ItemError("unreadable", f"{path.name}: {stored} of {allocated} bits stored")
+    instance = number(dataset, "InstanceNumber")
     check_size(path, (frames, rows, columns, samples), max(1, allocated // 8), limit)
     in_place = not syntax.is_encapsulated and not syntax.is_deflated
     return Header(
         path, dataset, syntax, offset if in_place else None, rows, columns, frames, samples, allocated, stored,
         _integer(dataset, "HighBit", stored - 1), _integer(dataset, "PixelRepresentation", 0) == 1,
         str(dataset.get("PhotometricInterpretation", "MONOCHROME2")).strip(),
+        (str(dataset.get("StudyInstanceUID", "")), str(dataset.get("SeriesInstanceUID", ""))),
+        str(dataset.get("SOPInstanceUID", "")), None if instance is None else int(instance),
     )
 
 
@@ -208,8 +215,17 @@ def window_of(dataset: Dataset) -> tuple[float, float] | None:
     return (center, width) if center is not None and width is not None and width > 0 else None
 
 
-def frames_of(header: Header) -> Iterator[Frame]:
-    """The planes of a file in stored order."""
+def frames_of(header: Header) -> list[Frame]:
+    """The planes of a file in stored order; ItemError if its functional groups or mosaic are damaged."""
+    try:
+        return list(_planes(header))
+    except (ItemError, MemoryError):
+        raise
+    except Exception as error:  # damaged elements raise anything when they are looked at
+        raise unreadable(header.path, error) from error
+
+
+def _planes(header: Header) -> Iterator[Frame]:
     from etl import dicom_frames
 
     if "PerFrameFunctionalGroupsSequence" in header.dataset or "SharedFunctionalGroupsSequence" in header.dataset:

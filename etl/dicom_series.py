@@ -78,8 +78,7 @@ def _alike(frame: Frame) -> tuple[Any, ...]:
     header = frame.header
     turned = tuple(round(v, 3) + 0.0 for v in (*(frame.along or ()), *(frame.down or ())))
     spacing = tuple(round(v, 4) for v in frame.spacing or ())
-    series = (str(header.dataset.get("StudyInstanceUID", "")), str(header.dataset.get("SeriesInstanceUID", "")))
-    return (*series, header.rows, header.columns, turned, spacing)
+    return (*header.series, header.rows, header.columns, turned, spacing)
 
 
 def _apart(frames: list[Frame], kinds: Sequence[str]) -> Iterator[list[Frame]]:
@@ -143,7 +142,7 @@ def _repeats(frames: list[Frame]) -> list[list[Frame]]:
 def _refuse_copies(frames: Sequence[Frame]) -> None:
     seen: dict[tuple[str, int], str] = {}
     for frame in frames:
-        name = str(frame.header.dataset.get("SOPInstanceUID", ""))
+        name = frame.header.uid
         here = frame.header.path.name
         if name and seen.setdefault((name, frame.index), here) != here:
             raise ItemError("incomplete_volume", f"the same image twice: {seen[name, frame.index]} and {here}")

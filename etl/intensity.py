@@ -64,7 +64,7 @@ def to_grey(plane: Array, view: View | None, *, invert: bool = False) -> npt.NDA
     elif isinstance(view[0], np.ndarray):
         grey = _along_curve(plane, (np.asarray(view[0]), np.asarray(view[1])))
     else:
-        grey = to_uint8(plane, (view[0], float(view[1])))  # type: ignore[arg-type]
+        grey = to_uint8(plane, (view[0], float(view[1])))
     return 255 - grey if invert else grey
 
 

@@ -21,7 +21,7 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import astuple, dataclass
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 from etl.errors import Failure, ItemError
 from etl.raster import MAX_BYTES
@@ -147,14 +147,14 @@ class _Child:
         return ItemError("unreadable", f"its decoding crashed ({name})")
 
 
-def _send(stream: BinaryIO, kind: bytes, payload: bytes) -> None:
+def _send(stream: IO[bytes], kind: bytes, payload: bytes) -> None:
     stream.write(_FRAME.pack(kind, len(payload)) + payload)
     stream.flush()
 
 
 # --- in the child -----------------------------------------------------------------------------------------------
 
-_replies: BinaryIO | None = None
+_replies: IO[bytes] | None = None
 _seconds = 0.0
 _told = 0.0
 

@@ -69,7 +69,8 @@ def write(path: Path, frames: np.ndarray, dataset: Dataset, syntax: str = uid.Ex
     run_length = syntax == uid.RLELossless  # pydicom's own encoder takes the finished file
     syntax = uid.ExplicitVRLittleEndian if run_length else syntax
     if uid.UID(syntax).is_encapsulated:
-        plain = [f.view(f"u{f.itemsize}") if syntax not in (uid.JPEG2000Lossless, uid.HTJ2KLossless) else f for f in many]
+        keeps_sign = syntax in (uid.JPEG2000Lossless, uid.HTJ2KLossless)
+        plain = [f if keeps_sign else f.view(f"u{f.itemsize}") for f in many]
         dataset.PixelData = encapsulate([encoded(np.ascontiguousarray(f), syntax) for f in plain])
     else:
         order = "<" if uid.UID(syntax).is_little_endian else ">"

@@ -209,6 +209,28 @@ def test_what_is_no_image_or_lies(tmp_path: Path, change: dict[str, object], rea
     assert str(tmp_path) not in caught.value.detail
 
 
+def test_elements_of_no_known_form(tmp_path: Path) -> None:
+    path = series(tmp_path, phantom((8, 8, 1)), AFFINE)[0]
+    whole = path.read_bytes()
+    assert whole.count(b"\x20\x00\x0e\x00UI") == 1
+    path.write_bytes(whole.replace(b"\x20\x00\x0e\x00UI", b"\x20\x00\x0e\x00U\x84"))
+    with pytest.raises(ItemError) as caught:
+        formats.read(path)
+    assert caught.value.reason == "unreadable"
+
+
+def test_a_damaged_htj2k_stream_is_not_half_an_image(tmp_path: Path) -> None:
+    path = series(tmp_path, phantom((64, 64, 1), "uint16"), AFFINE, syntax=uid.HTJ2KLossless)[0]
+    dataset = pydicom.dcmread(path)
+    data = bytearray(dataset.PixelData)
+    data[len(data) // 2 : -60] = bytes(len(data[len(data) // 2 : -60]))
+    dataset.PixelData = bytes(data)
+    dataset.save_as(path)
+    with pytest.raises(ItemError) as caught:
+        formats.read(path)
+    assert caught.value.reason == "unreadable"
+
+
 def test_cut_off_files(tmp_path: Path) -> None:
     path = series(tmp_path, phantom((32, 32, 1)), AFFINE)[0]
     whole = path.read_bytes()

@@ -85,8 +85,8 @@ def sliced(folder: Path, found: Manifest) -> tuple[list[object], list[object]]:
 
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    order=st.permutations([0, 1, 2]), signs=st.tuples(*[st.sampled_from([-1, 1])] * 3), turn=st.sampled_from([0.0, 0.2]),
-    shuffle=st.permutations(range(14)), modality=st.sampled_from(["ct", "mri"]),
+    order=st.permutations([0, 1, 2]), signs=st.tuples(*[st.sampled_from([-1, 1])] * 3),
+    turn=st.sampled_from([0.0, 0.2]), shuffle=st.permutations(range(14)), modality=st.sampled_from(["ct", "mri"]),
 )  # fmt: skip
 def test_a_series_gives_the_images_and_boxes_of_its_volume(
     tmp_path_factory: pytest.TempPathFactory, order: list[int], signs: tuple[int, ...], turn: float,
