@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from pydicom.dataset import Dataset
 
-from etl.dicom_header import Frame, Header, Vector, directions, floats, number, spacing_of, window_of
+from etl.dicom_header import Frame, Header, Vector, directions, floats, number, spacing_of, text_of, value_of, window_of
 from etl.errors import ItemError
 
 COMPONENTS = {"M": "M", "MAGNITUDE": "M", "P": "P", "PHASE": "P", "PHASE MAP": "P", "R": "R", "REAL": "R",
@@ -44,7 +44,7 @@ def classic(header: Header) -> Iterator[Frame]:
 def enhanced(header: Header) -> Iterator[Frame]:
     """The frames of an enhanced file, each with its own functional groups over the shared ones (PS3.3 C.7.6.16)."""
     shared = _first(header.dataset, "SharedFunctionalGroupsSequence") or Dataset()
-    groups = header.dataset.get("PerFrameFunctionalGroupsSequence") or []
+    groups = value_of(header.dataset, "PerFrameFunctionalGroupsSequence") or []
     if len(groups) not in (0, header.frames):
         raise ItemError("unreadable", f"{header.path.name}: {header.frames} frames, {len(groups)} functional groups")
     for index in range(header.frames):
@@ -63,7 +63,7 @@ def _flat(shared: Dataset, own: Dataset) -> Dataset:
 
 
 def _first(dataset: Dataset, keyword: str) -> Dataset | None:
-    sequence = dataset.get(keyword)
+    sequence = value_of(dataset, keyword)
     return sequence[0] if sequence else None
 
 
@@ -80,20 +80,25 @@ def _frame(header: Header, index: int, plane: Dataset, top: Dataset) -> Frame:
 
 def _marks(plane: Dataset, top: Dataset) -> dict[str, Any]:
     """What tells planes at one place apart; a mark that is missing is None."""
-    kind = [str(v).upper() for v in (plane.get("FrameType") or top.get("ImageType") or [])]
+    kind = _words(value_of(plane, "FrameType") or value_of(top, "ImageType"))
     component = next((COMPONENTS[v] for v in kind[2:] if v in COMPONENTS), None)
     return {
         "echo": number(plane, "EffectiveEchoTime") or number(plane, "EchoTime") or number(top, "EchoTime"),
-        "component": component or str(plane.get("ComplexImageComponent") or "") or None,
+        "component": component or text_of(plane, "ComplexImageComponent") or None,
         "contrast": next((v for v in kind[2:] if v in WATER_FAT), None),
-        "stack": str(plane.get("StackID") or "") or None,
+        "stack": text_of(plane, "StackID") or None,
         "time": number(plane, "TemporalPositionIndex") or number(top, "TemporalPositionIdentifier"),
         "acquisition": number(top, "AcquisitionNumber"),
         "trigger": number(plane, "NominalCardiacTriggerDelayTime") or number(top, "TriggerTime"),
         "diffusion": number(plane, "DiffusionBValue") or number(top, "DiffusionBValue"),
-        "moment": str(plane.get("FrameAcquisitionDateTime") or top.get("AcquisitionTime") or "") or None,
+        "moment": str(value_of(plane, "FrameAcquisitionDateTime") or value_of(top, "AcquisitionTime") or "") or None,
         "number": number(top, "InstanceNumber"),
     }
+
+
+def _words(value: Any) -> list[str]:
+    """An element of one or several words as upper-case words."""
+    return [str(word).upper() for word in ([value] if isinstance(value, str) else value or [])]
 
 
 def mosaic(header: Header) -> list[Frame] | None:
@@ -102,7 +107,7 @@ def mosaic(header: Header) -> list[Frame] | None:
     The position in the header is that of the whole mosaic's corner as if the tile had its size; the slices are
     stacked along the normal of the CSA header, which may point against rows × columns.
     """
-    kind = [str(v).upper() for v in (header.dataset.get("ImageType") or [])]
+    kind = _words(value_of(header.dataset, "ImageType"))
     if "MOSAIC" not in kind or header.frames != 1:
         return None
     count, normal = _csa(header)

@@ -16,12 +16,14 @@ import numpy as np
 import pydicom
 from pydicom import config, uid
 from pydicom.dataset import Dataset
+from pydicom.tag import BaseTag, Tag
 
 from etl.errors import ItemError
 from etl.raster import check_size, unreadable
 
 Vector = tuple[float, ...]
 config.settings.reading_validation_mode = config.IGNORE  # public data break the rules of value lengths everywhere
+_TAGS: dict[str, BaseTag] = {}
 ORTHOGONAL = 1e-2
 """Row and column directions whose lengths or angle are further off than this are no directions."""
 NO_IMAGE = {"SEG": "a segmentation", "RTSTRUCT": "a structure set", "SR": "a structured report",
@@ -116,7 +118,7 @@ def series_of(path: Path) -> tuple[str, str] | None:
 
 
 def _described(path: Path, dataset: Dataset, offset: int, limit: int) -> Header:
-    modality = str(dataset.get("Modality", ""))
+    modality = text_of(dataset, "Modality")
     if modality in NO_IMAGE or "DirectoryRecordSequence" in dataset:
         what = NO_IMAGE.get(modality, "a directory of files")
         raise ItemError("unsupported", f"{path.name}: a DICOM object without an image of its own, {what}")
@@ -139,9 +141,9 @@ def _described(path: Path, dataset: Dataset, offset: int, limit: int) -> Header:
     return Header(
         path, dataset, syntax, offset if in_place else None, rows, columns, frames, samples, allocated, stored,
         _integer(dataset, "HighBit", stored - 1), _integer(dataset, "PixelRepresentation", 0) == 1,
-        str(dataset.get("PhotometricInterpretation", "MONOCHROME2")).strip(),
-        (str(dataset.get("StudyInstanceUID", "")), str(dataset.get("SeriesInstanceUID", ""))),
-        str(dataset.get("SOPInstanceUID", "")), None if instance is None else int(instance),
+        text_of(dataset, "PhotometricInterpretation").strip() or "MONOCHROME2",
+        (text_of(dataset, "StudyInstanceUID"), text_of(dataset, "SeriesInstanceUID")),
+        text_of(dataset, "SOPInstanceUID"), None if instance is None else int(instance),
     )
 
 
@@ -156,8 +158,22 @@ def _syntax(dataset: Dataset) -> uid.UID:
     return uid.ImplicitVRLittleEndian if implicit else uid.ExplicitVRLittleEndian
 
 
+def value_of(dataset: Dataset, keyword: str) -> Any:
+    """The value of an element, None where it is not there; several times faster than `Dataset.get`."""
+    tag = _TAGS.get(keyword)
+    if tag is None:
+        tag = _TAGS[keyword] = Tag(keyword)
+    return dataset[tag].value if tag in dataset else None
+
+
+def text_of(dataset: Dataset, keyword: str) -> str:
+    """The value of an element as text, empty where it is not there."""
+    value = value_of(dataset, keyword)
+    return "" if value is None else str(value)
+
+
 def _integer(dataset: Dataset, keyword: str, default: int | None = None) -> int:
-    value = dataset.get(keyword)
+    value = value_of(dataset, keyword)
     if value is None or value == "":
         if default is None:
             raise ValueError(f"no {keyword}")
@@ -167,7 +183,7 @@ def _integer(dataset: Dataset, keyword: str, default: int | None = None) -> int:
 
 def floats(dataset: Dataset, keyword: str, count: int) -> Vector | None:
     """``count`` finite numbers of an element, or None."""
-    value = dataset.get(keyword)
+    value = value_of(dataset, keyword)
     if value is None or value == "":
         return None
     try:
@@ -179,7 +195,7 @@ def floats(dataset: Dataset, keyword: str, count: int) -> Vector | None:
 
 def number(dataset: Dataset, keyword: str) -> float | None:
     """One finite number of an element, the first of several, or None."""
-    value: Any = dataset.get(keyword)
+    value = value_of(dataset, keyword)
     if isinstance(value, pydicom.multival.MultiValue):
         value = value[0] if len(value) else None
     try:
