@@ -1,4 +1,4 @@
-"""Compressed DICOM pixels: imagecodecs as a decoding plugin of pydicom (decision 0004).
+"""Compressed DICOM pixels: imagecodecs as a decoding plugin of pydicom (decision 0005).
 
 pydicom splits the fragments, converts colours and corrects signs; only the codec is called here.
 """

@@ -1,7 +1,7 @@
 """Work on untrusted files in a child process with limits: a crash, a hang or a memory bomb costs one item.
 
 One child serves one worker for as long as it lives, so that starting it costs once. It does the whole work of an
-item (decode, cut, encode, write), so that no pixel crosses a process border; see decision 0005.
+item (decode, cut, encode, write), so that no pixel crosses a process border; see decision 0006.
 """
 
 from __future__ import annotations
