@@ -5,6 +5,7 @@ pydicom splits the fragments, converts colours and corrects signs; only the code
 
 from __future__ import annotations
 
+import struct
 import sys
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from pydicom.pixels.decoders.base import DecodeRunner
 
 NAME = "imagecodecs"
+_START_OF_FRAME = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
+"""Rec. ITU-T T.81 table B.1, and T.87 for JPEG-LS."""
 _JPEG2000 = (uid.JPEG2000Lossless, uid.JPEG2000)
 _HTJ2K = (uid.HTJ2KLossless, uid.HTJ2KLosslessRPCL, uid.HTJ2K)
 _JPEGLS = (uid.JPEGLSLossless, uid.JPEGLSNearLossless)
@@ -47,15 +50,33 @@ def decode_frame(src: bytes, runner: DecodeRunner) -> bytearray:
         width = runner.bits_allocated // 8
         runner.set_option("planar_configuration", 1)
         return bytearray(imagecodecs.dicomrle_decode(src, np.dtype(f"<u{width}")))
+    size = frame_size(src)  # a codec believes its stream, and takes memory for it: ask first
+    if size != (runner.rows, runner.columns):
+        raise ValueError(f"a frame of size {size} (rows, columns) in an image of {runner.rows, runner.columns}")
     array = np.asarray(_decoded(src, syntax))
-    if array.shape[:2] != (runner.rows, runner.columns):
-        raise ValueError(f"a frame of {array.shape[:2]}, the header says {runner.rows, runner.columns}")
+    if array.shape[:2] != size:
+        raise ValueError(f"a frame of {array.shape[:2]}, its stream says {size}")
     if array.ndim == 3:
         runner.set_option("planar_configuration", 0)
     runner.set_option("bits_allocated", 8 * array.itemsize)
     if runner.photometric_interpretation in ("YBR_ICT", "YBR_RCT"):  # undone by the codec
         runner.set_option("photometric_interpretation", "RGB")
     return bytearray(array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes())
+
+
+def frame_size(src: bytes) -> tuple[int, int] | None:
+    """(rows, columns) that a JPEG, JPEG-LS or JPEG 2000 stream declares; None if it has no such header."""
+    if src[:4] == b"\xff\x4f\xff\x51":  # SOC, SIZ: Rec. ITU-T T.800 A.5.1
+        right, bottom, left, top = struct.unpack(">4I", src[8:24]) if len(src) >= 24 else (0, 0, 0, 0)
+        return bottom - top, right - left
+    at = 2
+    while at + 9 <= len(src) and src[at] == 0xFF:
+        marker, length = src[at + 1], int.from_bytes(src[at + 2 : at + 4], "big")
+        if marker in _START_OF_FRAME:
+            rows, columns = struct.unpack(">2H", src[at + 5 : at + 9])
+            return rows, columns
+        at += 1 if marker == 0xFF else 2 + length  # bytes FF may fill up before a marker
+    return None
 
 
 def _decoded(src: bytes, syntax: str) -> object:

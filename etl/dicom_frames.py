@@ -21,7 +21,8 @@ GROUPS = ("PlanePositionSequence", "PlaneOrientationSequence", "PixelMeasuresSeq
           "PixelValueTransformationSequence", "FrameVOILUTSequence", "FrameContentSequence", "MREchoSequence",
           "MRDiffusionSequence", "MRImageFrameTypeSequence", "CTImageFrameTypeSequence",
           "CardiacSynchronizationSequence")  # fmt: skip
-SIEMENS = 0x0029
+UIH_GRID = (0x0065, 0x1050)
+"""Number of images in a grid, a private element of United Imaging."""
 MAX_TILES = 1024
 
 
@@ -108,6 +109,8 @@ def mosaic(header: Header) -> list[Frame] | None:
     stacked along the normal of the CSA header, which may point against rows × columns.
     """
     kind = _words(value_of(header.dataset, "ImageType"))
+    if UIH_GRID in header.dataset and header.frames == 1:
+        raise ItemError("unsupported", f"{header.path.name}: a grid of images in one (United Imaging)")
     if "MOSAIC" not in kind or header.frames != 1:
         return None
     count, normal = _csa(header)

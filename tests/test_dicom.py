@@ -1,5 +1,6 @@
 """DICOM series: values, order, grid, and a true reason where there is no even grid."""
 
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -229,6 +230,22 @@ def test_a_damaged_htj2k_stream_is_not_half_an_image(tmp_path: Path) -> None:
     with pytest.raises(ItemError) as caught:
         formats.read(path)
     assert caught.value.reason == "unreadable"
+
+
+@pytest.mark.parametrize("syntax", [uid.JPEG2000Lossless, uid.HTJ2KLossless, uid.JPEGLSLossless, uid.JPEGLosslessSV1],
+                         ids=lambda s: s.keyword)
+def test_a_stream_larger_than_its_image_is_not_decoded(tmp_path: Path, syntax: uid.UID) -> None:
+    path = series(tmp_path, phantom((16, 16, 1), "uint16"), AFFINE, syntax=syntax)[0]
+    raw = bytearray(path.read_bytes())
+    siz = raw.find(b"\xff\x4f\xff\x51")
+    if siz >= 0:
+        raw[siz + 8 : siz + 16] = raw[siz + 24 : siz + 32] = struct.pack(">2I", 40000, 40000)
+    else:
+        frame = max(raw.find(b"\xff\xf7"), raw.find(b"\xff\xc3"))
+        raw[frame + 5 : frame + 9] = struct.pack(">2H", 60000, 60000)
+    path.write_bytes(bytes(raw))
+    with pytest.raises(ItemError, match="in an image of"):
+        formats.read(path)
 
 
 def test_cut_off_files(tmp_path: Path) -> None:
