@@ -9,12 +9,13 @@ from __future__ import annotations
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from etl.dicomfile import is_dicom_file
-from etl.errors import UsageError
+from etl.errors import ItemError, UsageError
+from etl.kinds.listings import LISTINGS, Listing, listing
 from etl.manifest import Manifest
 from etl.patterns import Pattern, compile_pattern, fill
 from etl.tables import FactTable, read_table
@@ -164,14 +165,16 @@ def inventory(manifest: Manifest, root: Path) -> Inventory:
     rules = [_prepare(manifest, index) for index in range(len(manifest.files))]
     tables = [read_table(table, root) for table in manifest.tables]
     known = {table.file for table in manifest.tables}
-    entries, mask_paths, unexpected = _sort_files(rules, [path for path in walk(root) if path not in known], root)
+    paths = walk(root)
+    entries, mask_paths, unexpected = _sort_files(rules, paths, known, root)
     _index_masks(rules, mask_paths)
     entries = _joined(entries, root)
+    lists = _Lists(manifest, root)
     result = Inventory(unexpected=unexpected)
     excluded = _Excluded(manifest)
     used: set[str] = set()
     for entry in entries:
-        masks = _masks_of(rules, entry)
+        masks = _masks_of(rules, entry, lists)
         used.update(mask.path for mask in masks)
         if (fault := excluded.why(entry.case)) is not None:
             result.rejected.append(Rejected(entry.case, "excluded", fault))
@@ -180,7 +183,9 @@ def inventory(manifest: Manifest, root: Path) -> Inventory:
         else:
             _check_labels(manifest, rules, entry, masks)
             result.cases.append(_case(manifest, entry, masks, tables))
+    used.update(lists.listings)
     result.rejected += _orphans(rules, used, excluded)
+    result.rejected += lists.without_image(paths, excluded)
     result.cases.sort(key=lambda case: case.case)
     result.rejected.sort(key=lambda row: (row.case, row.reason))
     return result
@@ -196,13 +201,15 @@ def _prepare(manifest: Manifest, index: int) -> _RuleFiles:
 
 
 def _sort_files(
-    rules: list[_RuleFiles], paths: list[str], root: Path
+    rules: list[_RuleFiles], paths: list[str], tables: Collection[str], root: Path
 ) -> tuple[list[_Entry], list[str], list[str]]:
     """Images, masks, and files that no rule knows; a pattern that names a folder takes its DICOM files only."""
     entries, masks, unexpected = [], [], []
     for path in paths:
         if any(rule.mask and rule.mask.match(path) is not None for rule in rules):
             masks.append(path)
+            continue
+        if path in tables:
             continue
         entry: _Entry | None = None
         for rule in rules:
@@ -270,12 +277,59 @@ def _joined(entries: list[_Entry], root: Path) -> list[_Entry]:
     return [group[0] for group in groups.values()]
 
 
-def _masks_of(rules: list[_RuleFiles], entry: _Entry) -> tuple[MaskFile, ...]:
+class _Lists:
+    """Annotation files that list many images: which images each one lists, and which of them are not there."""
+
+    def __init__(self, manifest: Manifest, root: Path) -> None:
+        self.manifest, self.root = manifest, root
+        self.images: dict[tuple[str, int], dict[str, str]] = defaultdict(dict)
+        self.listings: dict[str, Listing] = {}
+
+    def serves(self, mask: MaskFile, image: str) -> bool:
+        """Whether the annotation is one of this image: a file that cannot be read is, and the case then says why."""
+        rule = self.manifest.files[mask.rule]
+        if rule.kind not in LISTINGS:
+            return True
+        try:
+            found = listing(rule, self.root / mask.path)
+            name = found.name_of(image)
+        except ItemError:
+            return True
+        self.listings[mask.path] = found
+        if name is None:
+            return False
+        other = self.images[mask.path, mask.rule].setdefault(name, image)
+        if other != image:
+            raise UsageError(
+                f"{self.manifest.path}: files[{mask.rule}]: {mask.path} lists '{name}', which is both {other} and "
+                f"{image}; narrow the image pattern, one rule for each annotation file"
+            )
+        return True
+
+    def without_image(self, paths: list[str], excluded: dict[str, str]) -> Iterator[Rejected]:
+        """One row for each listed image without a file anywhere below the root."""
+        if not self.listings:
+            return
+        ends = {"/".join(parts[start:]) for path in paths for parts in [path.split("/")] for start in range(len(parts))}
+        ends |= {_EXTENSION.sub("", end) for end in ends}
+        for mask, found in self.listings.items():
+            used = {name for (path, _), images in self.images.items() if path == mask for name in images}
+            for name in found.entries:
+                if name not in used and name not in ends and name.rsplit("/", 1)[-1] not in ends:
+                    case = stem(name)
+                    if case in excluded:
+                        yield Rejected(case, "excluded", excluded[case])
+                    else:
+                        yield Rejected(case, "no_image", f"no image file for '{name}', which {mask} lists")
+
+
+def _masks_of(rules: list[_RuleFiles], entry: _Entry, lists: _Lists) -> tuple[MaskFile, ...]:
     masks: list[MaskFile] = []
     for index in entry.rules:
         rule = rules[index]
         keys = dict.fromkeys(rule.key(rule.images[path]) for path in entry.series or [entry.path])
-        masks += [mask for key in keys for mask in rule.masks.get(key, ())]
+        found = [mask for key in keys for mask in rule.masks.get(key, ())]
+        masks += [mask for mask in found if lists.serves(mask, entry.path)]
         if rule.mask is None and len(rule.labels) > 0 and _in_image(rule, entry):
             masks.append(MaskFile(index, entry.path))
     return tuple(masks)
