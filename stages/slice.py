@@ -208,8 +208,11 @@ def _cut(loaded: Loaded, batch: Batch, found: list[Any], emit: Emit, rejected: l
             if any(r["defined"] and r["area"] >= batch.encode_from * r["width"] * r["height"] for r in rows):
                 emit({"case": loaded.case, "axis": axis, "slice_index": index,
                       "png": png.encode(image.pixels(axis, index))})
-    for lost in loaded.lost:
-        rejected.append({**_reject(loaded.case, ItemError(lost.reason, lost.detail)), "raw_label": lost.name})
+    rejected.extend(
+        {"case": loaded.case, "axis": None, "raw_label": lost.name, "stage": "slice", "reason": lost.reason,
+         "detail": lost.detail}
+        for lost in loaded.lost
+    )
     if len(found) == before and not loaded.objects and not any(r["case"] == loaded.case for r in rejected):
         rejected.append(_reject(loaded.case, ItemError("empty_mask", "no pixel of the annotation is set")))
     return {
