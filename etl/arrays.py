@@ -78,7 +78,7 @@ def _declared(path: Path, stream: IO[bytes], name: str, limit: int) -> tuple[int
     shape, _, dtype = read_header(stream)
     if dtype.hasobject:
         raise ItemError("unsupported", f"{path.name}: {name} holds pickled objects, which are refused")
-    check_size(path, shape or (1,), dtype.itemsize, limit)
+    check_size(path, tuple(max(1, extent) for extent in shape) or (1,), dtype.itemsize, limit)
     return tuple(shape)
 
 

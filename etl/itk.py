@@ -64,7 +64,7 @@ def read_segments(path: Path, limit: int = MAX_BYTES) -> tuple[Raster, tuple[Seg
     except (RuntimeError, ValueError) as error:
         raise unreadable(path, error) from error
     array = sitk.GetArrayFromImage(image)
-    array = np.moveaxis(array, -1, 0).T if image.GetNumberOfComponents() > 1 else array.T[..., None]
+    array = np.moveaxis(array, -1, 0).T if image.GetNumberOfComponentsPerPixel() > 1 else array.T[..., None]
     if array.ndim != 4 or any(not 0 <= segment.layer < array.shape[3] for segment in segments):
         raise unreadable(path, f"its segments name layers that an array of shape {array.shape} has not")
     affine = check_affine(path, _affine(image))
