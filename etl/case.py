@@ -84,14 +84,15 @@ def load(case: Case, manifest: Manifest, root: Path, refuse: Refuse) -> list[Loa
 
 def _annotations(case: Case, manifest: Manifest, root: Path, raster: Raster) -> list[Annotation]:
     masks = [(manifest.files[mask.rule], root / mask.path, mask.label) for mask in case.masks]
-    return read_layers(masks, dict(manifest.labels), _grid(case.image, raster))
+    return read_layers(masks, dict(manifest.labels), _grid(case, raster))
 
 
-def _grid(path: str, raster: Raster) -> Grid:
-    shape = raster.array.shape
+def _grid(case: Case, raster: Raster) -> Grid:
+    path, shape = case.image, raster.array.shape
     if raster.affine is None:
-        return Grid(path, shape[1:3] if raster.scan is not None and raster.scan.cine else shape[:2])
-    return Grid(path, shape, raster.affine, raster.scan.slices if raster.scan else ())
+        flat = shape[1:3] if raster.scan is not None and raster.scan.cine else shape[:2]
+        return Grid(path, flat, case=case.case)
+    return Grid(path, shape, raster.affine, raster.scan.slices if raster.scan else (), case.case)
 
 
 def _fitting(

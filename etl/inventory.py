@@ -285,24 +285,24 @@ class _Lists:
         self.images: dict[tuple[str, int], dict[str, str]] = defaultdict(dict)
         self.listings: dict[str, Listing] = {}
 
-    def serves(self, mask: MaskFile, image: str) -> bool:
+    def serves(self, mask: MaskFile, entry: _Entry) -> bool:
         """Whether the annotation is one of this image: a file that cannot be read is, and the case then says why."""
         rule = self.manifest.files[mask.rule]
         if rule.kind not in LISTINGS:
             return True
         try:
             found = listing(rule, self.root / mask.path)
-            name = found.name_of(image)
+            name = found.name_of(entry.path, entry.case)
         except ItemError:
             return True
         self.listings[mask.path] = found
         if name is None:
             return False
-        other = self.images[mask.path, mask.rule].setdefault(name, image)
-        if other != image:
+        other = self.images[mask.path, mask.rule].setdefault(name, entry.path)
+        if other != entry.path:
             raise UsageError(
                 f"{self.manifest.path}: files[{mask.rule}]: {mask.path} lists '{name}', which is both {other} and "
-                f"{image}; narrow the image pattern, one rule for each annotation file"
+                f"{entry.path}; narrow the image pattern, one rule for each annotation file"
             )
         return True
 
@@ -329,7 +329,7 @@ def _masks_of(rules: list[_RuleFiles], entry: _Entry, lists: _Lists) -> tuple[Ma
         rule = rules[index]
         keys = dict.fromkeys(rule.key(rule.images[path]) for path in entry.series or [entry.path])
         found = [mask for key in keys for mask in rule.masks.get(key, ())]
-        masks += [mask for mask in found if lists.serves(mask, entry.path)]
+        masks += [mask for mask in found if lists.serves(mask, entry)]
         if rule.mask is None and len(rule.labels) > 0 and _in_image(rule, entry):
             masks.append(MaskFile(index, entry.path))
     return tuple(masks)

@@ -28,8 +28,9 @@ OPTIONS: dict[str, frozenset[str]] = {
     "tolerance": frozenset({"color_map"}),
     "background": frozenset({"color_map"}),
     "variable": frozenset({"mat", "npy"}),
-    "order": frozenset({"image_stack"}),
+    "order": frozenset({"image_stack", "mat", "npy"}),
     "columns": frozenset({"csv_boxes", "rle_csv"}),
+    "runs": frozenset({"rle_csv"}),
 }
 """The keys of a rule that belong to some kinds only."""
 _TEXT_KEYS = ("labels", "derive", "components", "annotates", "channels", "values")
@@ -79,6 +80,7 @@ class Rule(_Model):
     variable: Text | None = None
     image_variable: Text | None = None
     columns: dict[Column, Text] | None = None
+    runs: Literal["columns", "rows"] = "columns"
     order: Literal["position", "reversed", "filename", "instance_number"] = "position"
     mask_grid: Literal["nearest"] | None = None
     labels: dict[str, Text] | None = None

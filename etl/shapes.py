@@ -141,6 +141,18 @@ def _nothing(size: Size) -> Any:
     return coco_mask.frPyObjects({"size": list(size), "counts": [size[0] * size[1]]}, *size)
 
 
+def row_runs(starts: Any, lengths: Any, size: Size) -> Found:
+    """As `runs`, for runs that go along the rows."""
+    starts, lengths = np.asarray(starts, np.int64), np.asarray(lengths, np.int64)
+    total = size[0] * size[1]
+    if starts.size and (starts.min() < 0 or lengths.min() < 0 or (starts > total - lengths).any()):
+        raise ItemError("unreadable", f"runs outside the picture {_by(size)}")
+    mask = np.zeros(total, bool)
+    for start, length in zip(starts.tolist(), lengths.tolist(), strict=True):
+        mask[start : start + length] = True
+    return bitmap(mask.reshape(size), (0, 0), size)
+
+
 def measured(coded: Any) -> Found:
     """Area and tight box of a compressed RLE; ItemError `empty_mask` if no pixel is set."""
     area = int(coco_mask.area(coded))

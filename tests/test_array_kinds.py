@@ -243,3 +243,18 @@ def test_a_volume_of_two_dimensions_and_time_reads_as_it_is(tmp_path: Path) -> N
     nib.save(nib.Nifti1Image(np.ones((4, 5, 6, 2), np.uint8), np.eye(4)), path)
     (layer,) = read("label_map", path, {"1": "x"}, Grid("i.nii.gz", (4, 5, 6, 2), np.eye(4)))
     assert layer.array.shape == (4, 5, 6, 2)
+
+
+def test_planes_of_an_array_over_a_series_go_by_order(tmp_path: Path) -> None:
+    planes = np.zeros((4, 3, 3), np.uint8)  # columns, rows, slices
+    planes[0, 0], planes[3, 1] = (1, 2, 3), 9
+    origins = tuple(Origin(Path(f"s{n}.dcm")) for n in (3, 20, 1))
+    grid = Grid("a", planes.shape, np.diag([1.0, 1, 2, 1]), origins)
+    for array in (planes.transpose(1, 0, 2), planes.transpose(2, 1, 0)):
+        io.savemat(tmp_path / "a.mat", {"Mask": array})
+        for order, expected in (("position", [1, 2, 3]), ("reversed", [3, 2, 1]), ("filename", [2, 3, 1])):
+            (layer,) = read("mat", tmp_path / "a.mat", {"1-8": "x", "9": "y"}, grid, variable="Mask", order=order)
+            assert layer.array[0, 0].tolist() == expected
+            assert (layer.array[3, 1] == 9).all()
+    with pytest.raises(ItemError, match="shape_mismatch"):
+        read("mat", tmp_path / "a.mat", {"1": "x"}, Grid("a", (3, 5, 3), grid.affine, origins))

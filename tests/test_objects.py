@@ -344,6 +344,17 @@ def test_rle_csv_counts_from_one_down_the_columns(tmp_path: Path) -> None:
         assert read("rle_csv", path, {"lung": "Lung"}, Grid(f"{name}.png", SIZE)) == [Objects(SIZE, ())]
 
 
+def test_rle_csv_along_the_rows_and_by_case_name(tmp_path: Path) -> None:
+    path = tmp_path / "r.csv"
+    path.write_text("id,class,segmentation\np1_day2,lung,1 3 31 3 598 4\np1_day2,lung,32 2\n")
+    grid = Grid("train/p1/day2/slice_1.png", SIZE, case="p1_day2")
+    items = read("rle_csv", path, {"lung": "Lung"}, grid, runs="rows")
+    assert objects(items) == [("Lung", 1, 1, 2, 1, 2, False)]
+    assert lost(items) == [("Lung", "unreadable")]
+    path.write_text("id,class,segmentation\np1_day2,lung,1 3 31 3 598 3\n")
+    assert objects(read("rle_csv", path, {"lung": "Lung"}, grid, runs="rows")) == [("Lung", 0, 0, 30, 20, 9, False)]
+
+
 def test_hundreds_of_large_objects_need_no_dense_layer(tmp_path: Path) -> None:
     names = ("a.png",)
     boxes = [{"bbox": [n % 50, n % 40, 3000, 2000]} for n in range(600)]

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from etl import arrays, formats
 from etl.errors import ItemError
 from etl.kinds.layers import Grid, Layer, Mask, unite
+from etl.kinds.stack import stacked
 from etl.kinds.values import integral, name_values
 from etl.raster import Array, Raster
 
@@ -21,12 +22,14 @@ def array_values(rule: "Rule", masks: Sequence[Mask], labels: dict[str, str], gr
     """Values on the image's own grid, as a label map; or one mask a channel, numbered from 0.
 
     Channels are the first or last axis of an array with one axis more than the image, or the rows of a
-    sparse matrix (channels, rows * columns).
+    sparse matrix (channels, rows * columns). Planes over a series go where the rule's `order` says.
     """
     layers: list[Layer] = []
     for mask in masks:
         array = _read(mask.path, rule.variable)
         shape, affine = _own_grid(grid)
+        if affine is not None and len(shape) == 3 and (grid.slices or rule.order != "position"):
+            array, shape = _in_order(_squeezed(array, shape), rule.order, grid), grid.shape
         channels = _channels(array, shape)
         if channels is None:
             layers += name_values(integral(_squeezed(array, shape), mask.path.name), labels, affine)
@@ -47,6 +50,20 @@ def _own_grid(grid: Grid) -> tuple[tuple[int, ...], NDArray[np.float64] | None]:
     if grid.affine is None or len(grid.shape) == 2:
         return grid.size, None
     return grid.shape, grid.affine
+
+
+def _in_order(array: Array, order: str, grid: Grid) -> Array:
+    """A stack of planes on the slices that ``order`` says.
+
+    Over a DICOM series its axes are (rows, columns, slices) or (slices, rows, columns); else those of the image.
+    """
+    by_rows = bool(grid.slices)
+    shape = (*grid.size, grid.shape[2]) if by_rows else grid.shape
+    if array.shape != shape and array.shape == (shape[2], *shape[:2]):
+        array = np.moveaxis(array, 0, 2)
+    if array.shape != shape:
+        raise ItemError("shape_mismatch", f"an array {array.shape} over slices {shape}")
+    return stacked([array[:, :, k].T if by_rows else array[:, :, k] for k in range(shape[2])], order, grid)
 
 
 def _squeezed(array: Array, shape: tuple[int, ...]) -> Array:

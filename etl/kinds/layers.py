@@ -22,13 +22,14 @@ class Grid:
 
     ``path`` is below the source's folder; ``shape`` is that of the stored array: (rows, columns) of a
     picture (``affine`` None), else (i, j[, k[, t]]) with the 4x4 ``affine`` to RAS+ mm. ``slices``
-    says which DICOM file each slice along k comes from.
+    says which DICOM file each slice along k comes from; ``case`` is the case name.
     """
 
     path: str
     shape: tuple[int, ...]
     affine: NDArray[np.float64] | None = None
     slices: tuple[Origin, ...] = ()
+    case: str = ""
 
     @property
     def rows_first(self) -> bool:

@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,8 +69,8 @@ class Listing:
         for name in entries:
             self.by_last.setdefault(name.rsplit("/", 1)[-1], []).append(name)
 
-    def name_of(self, path: str) -> str | None:
-        """The listed name of an image file: the end of its path, with or without the extension.
+    def name_of(self, path: str, case: str = "") -> str | None:
+        """The listed name of an image: the end of its path, with or without the extension, or its case name.
 
         A listed name with folders that are not in the path counts when no other has its last part.
         ItemError when several do.
@@ -81,6 +81,8 @@ class Listing:
             for name in (whole, _stem(whole)):
                 if name in self.entries:
                     return name
+        if case in self.entries:
+            return case
         near = self.by_last.get(parts[-1]) or self.by_last.get(_stem(parts[-1])) or []
         if len(near) > 1:
             raise ItemError("unreadable", f"{path}: listed {len(near)} times, as {near[0]} and {near[1]}")
@@ -98,14 +100,14 @@ def csv_boxes(rule: "Rule", masks: Sequence[Mask], labels: dict[str, str], grid:
 
 
 def rle_csv(rule: "Rule", masks: Sequence[Mask], labels: dict[str, str], grid: Grid) -> list[Annotation]:
-    """One run-length encoding a row: pairs of start (from 1, column by column) and length."""
+    """One run-length encoding a row: pairs of start (from 1, column by column, or as `runs` says) and length."""
     return _objects(rule, masks, labels, grid)
 
 
 def listing(rule: "Rule", path: Path) -> Listing:
     """The parsed file; ItemError when it is no file of the rule's kind."""
     stat = path.stat()
-    columns = tuple(sorted((rule.columns or {}).items()))
+    columns = (*sorted((rule.columns or {}).items()), ("runs", rule.runs))
     return _parsed(rule.kind, path, stat.st_size, stat.st_mtime_ns, columns)
 
 
@@ -120,7 +122,7 @@ def _objects(rule: "Rule", masks: Sequence[Mask], labels: dict[str, str], grid: 
     seen = False
     for mask in masks:
         known = listing(rule, mask.path)
-        name = known.name_of(grid.path)
+        name = known.name_of(grid.path, grid.case)
         if name is None:
             continue
         seen = True
@@ -218,17 +220,18 @@ def _read_runs(path: Path, columns: Mapping[str, str]) -> Listing:
         text = (row.get(names["rle"]) or "").strip()
         return None if text.lower() in NOTHING else text
 
-    return Listing(_entries(rows, names, cell), _run_shape)
+    return Listing(_entries(rows, names, cell), partial(_run_shape, rows_first=columns.get("runs") == "rows"))
 
 
-def _run_shape(what: str, size: Size) -> Found:
+def _run_shape(what: str, size: Size, *, rows_first: bool) -> Found:
     try:
         numbers = [int(word) for word in re.split(r"[\s,]+", what.strip("[]() "))]
     except ValueError as error:
         raise ItemError("unreadable", f"run lengths with {error}") from error
     if len(numbers) % 2:
         raise ItemError("unreadable", f"run lengths of {len(numbers)} numbers; they come in pairs")
-    return shapes.runs([start - 1 for start in numbers[0::2]], numbers[1::2], size)
+    starts = [start - 1 for start in numbers[0::2]]
+    return shapes.row_runs(starts, numbers[1::2], size) if rows_first else shapes.runs(starts, numbers[1::2], size)
 
 
 def _entries(

@@ -29,10 +29,15 @@ def image_stack(rule: "Rule", masks: Sequence[Mask], labels: dict[str, str], gri
     if len(paths) != grid.shape[2]:
         raise ItemError("shape_mismatch", f"{len(paths)} masks for {grid.shape[2]} slices")
     planes = [_plane(path, grid) for path in paths]
+    return name_values(stacked(planes, rule.order, grid), labels, grid.affine)
+
+
+def stacked(planes: Sequence[Array], order: str, grid: Grid) -> Array:
+    """Stored slices (i, j), one for each slice of the volume, at the places that ``order`` gives them."""
     array = np.zeros(grid.shape, np.result_type(*planes))
-    for plane, k in zip(planes, _slices(rule.order, grid), strict=True):
+    for plane, k in zip(planes, _slices(order, grid), strict=True):
         array[:, :, k] = plane
-    return name_values(array, labels, grid.affine)
+    return array
 
 
 def natural(path: Path) -> tuple[tuple[int, str], ...]:
