@@ -89,4 +89,6 @@ def _bad_key(key: str, kinds: list[str]) -> str:
         return f"{text}: the one key is 1"
     if "color_map" in kinds:
         return f"{text}: write the color as \"#rrggbb\""
+    if "bitfield" in kinds:
+        return f'{text}: write the number of a bit, or "a-b"'
     return f"{text}: write an integer" + (', "a-b" or ">0"' if set(kinds) & _VALUES else "")

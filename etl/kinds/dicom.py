@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from etl import dicom_planes, dicom_seg, rtstruct
 from etl.errors import ItemError
+from etl.isolate import alive
 from etl.kinds.layers import Annotation, Grid, Layer, Lost, Mask, unite
 from etl.kinds.values import integral, name_values
 from etl.raster import Array, Raster
@@ -31,6 +32,7 @@ def segmentation(rule: "Rule", masks: Sequence[Mask], labels: dict[str, str], gr
 
     def groups() -> Iterator[Group]:
         for (text, name), members in found.items():
+            alive()
             volume, outside = np.zeros(shape, bool), 0
             for file, segment in members:
                 for place, frame in file.masks(segment, rule.threshold):
@@ -55,6 +57,7 @@ def structures(rule: "Rule", masks: Sequence[Mask], labels: dict[str, str], grid
 
     def groups() -> Iterator[Group]:
         for (text, name), rois in found.items():
+            alive()
             volume = np.zeros(shape, bool)
             for roi in rois:
                 filled = rtstruct.fill(roi.contours, shape, affine)

@@ -14,6 +14,7 @@ from PIL import Image
 
 from etl import shapes
 from etl.errors import ItemError
+from etl.isolate import alive
 from etl.kinds.layers import Annotation, Grid, Lost, Mask, Object, Objects
 from etl.raster import unreadable
 from etl.regions import Found
@@ -58,6 +59,7 @@ def require_size(rows: float | None, columns: float | None, grid: Grid) -> None:
 
 def read_text(path: Path) -> bytes:
     """The bytes of an annotation file; ItemError when it is gone or too large."""
+    alive()
     try:
         if path.stat().st_size > MAX_FILE:
             raise ItemError("too_large", f"{path.name}: more than {MAX_FILE} bytes of annotations")
