@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from etl.dicomfile import is_dicom_file
-from etl.errors import ItemError, UsageError
-from etl.kinds.listings import LISTINGS, Listing, listing
+from etl.errors import UsageError
+from etl.listed import Lists
 from etl.manifest import Manifest
 from etl.patterns import Pattern, compile_pattern, fill
 from etl.tables import FactTable, read_table
@@ -169,7 +169,7 @@ def inventory(manifest: Manifest, root: Path) -> Inventory:
     entries, mask_paths, unexpected = _sort_files(rules, paths, known, root)
     _index_masks(rules, mask_paths)
     entries = _joined(entries, root)
-    lists = _Lists(manifest, root)
+    lists = Lists(manifest, root)
     result = Inventory(unexpected=unexpected)
     excluded = _Excluded(manifest)
     used: set[str] = set()
@@ -183,9 +183,9 @@ def inventory(manifest: Manifest, root: Path) -> Inventory:
         else:
             _check_labels(manifest, rules, entry, masks)
             result.cases.append(_case(manifest, entry, masks, tables))
-    used.update(lists.listings)
+    used.update(lists.read)
     result.rejected += _orphans(rules, used, excluded)
-    result.rejected += lists.without_image(paths, excluded)
+    result.rejected += [_alone(name, mask, excluded) for name, mask in lists.without_image(paths)]
     result.cases.sort(key=lambda case: case.case)
     result.rejected.sort(key=lambda row: (row.case, row.reason))
     return result
@@ -277,59 +277,13 @@ def _joined(entries: list[_Entry], root: Path) -> list[_Entry]:
     return [group[0] for group in groups.values()]
 
 
-class _Lists:
-    """Annotation files that list many images: which images each one lists, and which of them are not there."""
-
-    def __init__(self, manifest: Manifest, root: Path) -> None:
-        self.manifest, self.root = manifest, root
-        self.images: dict[tuple[str, int], dict[str, str]] = defaultdict(dict)
-        self.listings: dict[str, Listing] = {}
-
-    def serves(self, mask: MaskFile, entry: _Entry) -> bool:
-        """Whether the annotation is one of this image: a file that cannot be read is, and the case then says why."""
-        rule = self.manifest.files[mask.rule]
-        if rule.kind not in LISTINGS:
-            return True
-        try:
-            found = listing(rule, self.root / mask.path)
-            name = found.name_of(entry.path, entry.case)
-        except ItemError:
-            return True
-        self.listings[mask.path] = found
-        if name is None:
-            return False
-        other = self.images[mask.path, mask.rule].setdefault(name, entry.path)
-        if other != entry.path:
-            raise UsageError(
-                f"{self.manifest.path}: files[{mask.rule}]: {mask.path} lists '{name}', which is both {other} and "
-                f"{entry.path}; narrow the image pattern, one rule for each annotation file"
-            )
-        return True
-
-    def without_image(self, paths: list[str], excluded: dict[str, str]) -> Iterator[Rejected]:
-        """One row for each listed image without a file anywhere below the root."""
-        if not self.listings:
-            return
-        ends = {"/".join(parts[start:]) for path in paths for parts in [path.split("/")] for start in range(len(parts))}
-        ends |= {_EXTENSION.sub("", end) for end in ends}
-        for mask, found in self.listings.items():
-            used = {name for (path, _), images in self.images.items() if path == mask for name in images}
-            for name in found.entries:
-                if name not in used and name not in ends and name.rsplit("/", 1)[-1] not in ends:
-                    case = stem(name)
-                    if case in excluded:
-                        yield Rejected(case, "excluded", excluded[case])
-                    else:
-                        yield Rejected(case, "no_image", f"no image file for '{name}', which {mask} lists")
-
-
-def _masks_of(rules: list[_RuleFiles], entry: _Entry, lists: _Lists) -> tuple[MaskFile, ...]:
+def _masks_of(rules: list[_RuleFiles], entry: _Entry, lists: Lists) -> tuple[MaskFile, ...]:
     masks: list[MaskFile] = []
     for index in entry.rules:
         rule = rules[index]
         keys = dict.fromkeys(rule.key(rule.images[path]) for path in entry.series or [entry.path])
         found = [mask for key in keys for mask in rule.masks.get(key, ())]
-        masks += [mask for mask in found if lists.serves(mask, entry)]
+        masks += [mask for mask in found if lists.serves(mask.rule, mask.path, entry.path, entry.case)]
         if rule.mask is None and len(rule.labels) > 0 and _in_image(rule, entry):
             masks.append(MaskFile(index, entry.path))
     return tuple(masks)
@@ -393,6 +347,14 @@ def _orphans(rules: list[_RuleFiles], used: set[str], excluded: _Excluded) -> It
         else:
             more = f" and {len(files) - 1} more" if len(files) > 1 else ""
             yield Rejected(case, "no_image", f"no image matches mask {files[0]}{more}")
+
+
+def _alone(name: str, mask: str, excluded: _Excluded) -> Rejected:
+    """An image that an annotation file lists and nobody finds."""
+    case = stem(name)
+    if (fault := excluded.why(case)) is not None:
+        return Rejected(case, "excluded", fault)
+    return Rejected(case, "no_image", f"no image file for '{name}', which {mask} lists")
 
 
 def _orphan_name(rule: _RuleFiles, path: str, captures: dict[str, str]) -> str:

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from etl import kernels
 from etl.errors import ItemError
-from etl.regions import Found, encode
+from etl.regions import Found
 
 Size = tuple[int, int]
 NOISE = 6
@@ -125,7 +126,10 @@ def bitmap(mask: Any, corner: tuple[int, int], size: Size) -> Found:
     (row, column), (height, width) = corner, mask.shape
     if row < 0 or column < 0 or row + height > size[0] or column + width > size[1]:
         raise ItemError("not_placed", f"a mask {_by(mask.shape)} at {row}, {column} leaves the picture {_by(size)}")
-    return measured({"size": list(size), "counts": encode(mask, corner, size)} if mask.any() else _nothing(size))
+    if not mask.any():
+        raise ItemError("empty_mask", "no pixel is inside it")
+    part = np.ascontiguousarray(mask, dtype=np.uint8)
+    return measured({"size": list(size), "counts": kernels.rle(part, 1, corner, size)})
 
 
 def united(parts: Sequence[Found], size: Size) -> Found:
@@ -135,10 +139,6 @@ def united(parts: Sequence[Found], size: Size) -> Found:
     left, top = min(part.x for part in parts), min(part.y for part in parts)
     right, bottom = max(part.x + part.width for part in parts), max(part.y + part.height for part in parts)
     return Found(0, left, top, right - left, bottom - top, (right - left) * (bottom - top), None)
-
-
-def _nothing(size: Size) -> Any:
-    return coco_mask.frPyObjects({"size": list(size), "counts": [size[0] * size[1]]}, *size)
 
 
 def row_runs(starts: Any, lengths: Any, size: Size) -> Found:
