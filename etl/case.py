@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from etl import geometry
+from etl import geometry, shapes
 from etl.dicomfile import is_dicom_file
 from etl.errors import ItemError
 from etl.formats import Raster, read
 from etl.inventory import Case
-from etl.kinds import Layer, read_layers
+from etl.kinds import Annotation, Grid, Layer, Lost, Object, Objects, read_layers
 from etl.manifest import Manifest
 from etl.raster import Origin, Scan
 
 if TYPE_CHECKING:
-    from etl.dicom import Image
+    pass
 
 Array = npt.NDArray[np.generic]
 Refuse = Callable[[str, ItemError], None]
@@ -30,7 +30,8 @@ class Loaded:
     """An image ready to be cut.
 
     `array` is an RAS+ volume (i, j, k), or frames of a picture (rows, columns[, 3]) when `native`;
-    layers have the same grid. `spacing` is per array axis in mm. `tilt` is the angle between the voxel
+    layers have the same grid, objects are on the picture. `lost` are annotated objects without a region.
+    `spacing` is per array axis in mm. `tilt` is the angle between the voxel
     axes and the patient's, in degrees.
 
     From DICOM: `scan` is its view and tilt; `origins` are the files and frames of the slices along
@@ -48,6 +49,8 @@ class Loaded:
     scan: Scan | None = None
     origins: tuple[Origin, ...] = ()
     stacked: int | None = None
+    objects: tuple[Objects, ...] = ()
+    lost: tuple[Lost, ...] = ()
 
 
 def load(case: Case, manifest: Manifest, root: Path, refuse: Refuse) -> list[Loaded]:
@@ -58,30 +61,44 @@ def load(case: Case, manifest: Manifest, root: Path, refuse: Refuse) -> list[Loa
     Raises:
         ItemError: why the case cannot be used.
     """
-    masks = [(manifest.files[m.rule], root / m.path, m.label) for m in case.masks]
     if not case.series and not is_dicom_file(root / case.image):
-        raster = read(root / case.image)
-        return _images(case, manifest, raster, read_layers(masks, dict(manifest.labels)))
+        rules = [manifest.files[mask.rule] for mask in case.masks]
+        variable = next((rule.image_variable for rule in rules if rule.image_variable), None)
+        raster = read(root / case.image, variable=variable)
+        return _images(case, manifest, raster, _annotations(case, manifest, root, raster))
     from etl import dicom  # pydicom takes long to import
 
-    images, refused = dicom.find([root / file for file in case.files])
+    images, unread = dicom.find([root / file for file in case.files])
+    refused = [(item.title, item.error) for item in unread]
     if not images:
-        raise _several([(item.title, item.error) for item in refused])
-    return _fitting(case, manifest, images, [(item.title, item.error) for item in refused],
-                    read_layers(masks, dict(manifest.labels)), refuse)  # fmt: skip
-
-
-def _fitting(
-    case: Case, manifest: Manifest, images: "list[Image]", refused: list[tuple[str, ItemError]], layers: list[Layer],
-    refuse: Refuse,
-) -> list[Loaded]:
-    """The one of several DICOM images whose grid the annotation has."""
+        raise _several(refused)
     fits: list[tuple[str, list[Loaded]]] = []
     for image in images:
         try:
-            fits.append((image.title, _images(case, manifest, image.read(), layers)))
+            raster = image.read()
+            fits.append((image.title, _images(case, manifest, raster, _annotations(case, manifest, root, raster))))
         except ItemError as error:
             refused.append((image.title, error))
+    return _fitting(case, fits, refused, refuse)
+
+
+def _annotations(case: Case, manifest: Manifest, root: Path, raster: Raster) -> list[Annotation]:
+    masks = [(manifest.files[mask.rule], root / mask.path, mask.label) for mask in case.masks]
+    return read_layers(masks, dict(manifest.labels), _grid(case, raster))
+
+
+def _grid(case: Case, raster: Raster) -> Grid:
+    path, shape = case.image, raster.array.shape
+    if raster.affine is None:
+        flat = shape[1:3] if raster.scan is not None and raster.scan.cine else shape[:2]
+        return Grid(path, flat, case=case.case)
+    return Grid(path, shape, raster.affine, raster.scan.slices if raster.scan else (), case.case)
+
+
+def _fitting(
+    case: Case, fits: list[tuple[str, list[Loaded]]], refused: list[tuple[str, ItemError]], refuse: Refuse
+) -> list[Loaded]:
+    """The one of several DICOM images whose grid the annotation has."""
     if len(fits) > 1:
         names = "; ".join(name for name, _ in fits)
         raise ItemError("unsupported", f"{len(fits)} images fit the annotation, say which in the pattern: {names}")
@@ -101,7 +118,18 @@ def _several(refused: list[tuple[str, ItemError]]) -> ItemError:
     return ItemError(reasons.pop() if len(reasons) == 1 else "geometry_mismatch", f"none of its images fits: {details}")
 
 
-def _images(case: Case, manifest: Manifest, raster: Raster, layers: list[Layer]) -> list[Loaded]:
+def _images(case: Case, manifest: Manifest, raster: Raster, found: list[Annotation]) -> list[Loaded]:
+    """The images of a raster with their annotations; objects are for one picture only."""
+    layers = [item for item in found if isinstance(item, Layer)]
+    objects = [item for item in found if isinstance(item, Objects)]
+    lost = tuple(item for item in found if isinstance(item, Lost))
+    images = [replace(image, lost=lost) for image in _layered(case, manifest, raster, layers)]
+    if objects and (len(images) > 1 or len(images[0].frames) != 1):
+        raise ItemError("unsupported", "boxes and polygons are for one 2D image, not for volumes and sequences")
+    return [replace(images[0], objects=(*objects, *_derived_objects(objects, manifest)))] if objects else images
+
+
+def _layered(case: Case, manifest: Manifest, raster: Raster, layers: list[Layer]) -> list[Loaded]:
     if raster.scan is not None and raster.scan.cine:
         return [_cine(case, manifest, raster, layers)]
     if raster.affine is None or raster.array.ndim == 2:
@@ -193,7 +221,7 @@ def _volume(name: str, manifest: Manifest, raster: Raster, layers: list[Layer]) 
     array = geometry.canonical(raster.array, to)
     affine = geometry.canonical_affine(raster.affine, raster.array.shape, to)
     placed = [_placed(layer, array.shape, affine) for layer in layers]
-    spacing = geometry.spacing(affine)
+    spacing = None if raster.spacing is None else geometry.spacing(affine)
     derived = tuple(_with_derived(placed, manifest))
     if raster.scan is None:
         return Loaded(name, False, (), array, derived, affine, spacing, to.angle)
@@ -227,3 +255,12 @@ def _with_derived(layers: list[Layer], manifest: Manifest) -> Iterator[Layer]:
                 union = hit if union is None else union | hit
         if union is not None and union.any():
             yield Layer(union.astype(np.uint8), {1: name}, None)
+
+
+def _derived_objects(objects: list[Objects], manifest: Manifest) -> Iterator[Objects]:
+    """For each union of the manifest's `derive`, one object of all objects of its parts."""
+    for name, parts in manifest.derive.items():
+        for size in dict.fromkeys(item.size for item in objects):
+            members = [o.region for item in objects if item.size == size for o in item.found if o.name in parts]
+            if members:
+                yield Objects(size, (Object(name, True, shapes.united(members, size)),))

@@ -317,20 +317,23 @@ def sources_check(source: str, raw: Raw, manifests: Manifests = None, as_json: A
 
 
 def _undefined_values(m: Any, root: Path, found: Any) -> list[str]:
-    """Label values on disk that the manifest lacks."""
+    """Label values and classes on disk that the manifest lacks."""
     import numpy as np
 
-    from etl.kinds import read_layers
+    from etl.case import load
 
     values: set[str] = set()
     for case in found.cases:
         try:
-            layers = read_layers([(m.files[x.rule], root / x.path, x.label) for x in case.masks], dict(m.labels))
+            images = load(case, m, root, lambda name, error: None)
         except ItemError as error:
             print(f"{case.image}: {error}", file=sys.stderr)
             continue
-        for layer in layers:
-            values |= {str(int(v)) for v in np.unique(layer.array) if v and int(v) not in layer.names}
+        for image in images:
+            for layer in image.layers:
+                unknown = {int(v) for v in np.unique(layer.array)} - layer.names.keys() - {0}
+                values |= {layer.undefined.get(value, str(value)) for value in unknown}
+            values |= {thing.name for item in image.objects for thing in item.found if not thing.defined}
     return sorted(values)
 
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from etl.dicomfile import is_dicom_file
 from etl.errors import UsageError
+from etl.listed import Lists
 from etl.manifest import Manifest
 from etl.patterns import Pattern, compile_pattern, fill
 from etl.tables import FactTable, read_table
@@ -164,14 +165,16 @@ def inventory(manifest: Manifest, root: Path) -> Inventory:
     rules = [_prepare(manifest, index) for index in range(len(manifest.files))]
     tables = [read_table(table, root) for table in manifest.tables]
     known = {table.file for table in manifest.tables}
-    entries, mask_paths, unexpected = _sort_files(rules, [path for path in walk(root) if path not in known], root)
+    paths = walk(root)
+    entries, mask_paths, unexpected = _sort_files(rules, paths, known, root)
     _index_masks(rules, mask_paths)
     entries = _joined(entries, root)
+    lists = Lists(manifest, root)
     result = Inventory(unexpected=unexpected)
     excluded = _Excluded(manifest)
     used: set[str] = set()
     for entry in entries:
-        masks = _masks_of(rules, entry)
+        masks = _masks_of(rules, entry, lists)
         used.update(mask.path for mask in masks)
         if (fault := excluded.why(entry.case)) is not None:
             result.rejected.append(Rejected(entry.case, "excluded", fault))
@@ -180,7 +183,9 @@ def inventory(manifest: Manifest, root: Path) -> Inventory:
         else:
             _check_labels(manifest, rules, entry, masks)
             result.cases.append(_case(manifest, entry, masks, tables))
+    used.update(lists.read)
     result.rejected += _orphans(rules, used, excluded)
+    result.rejected += [_alone(name, mask, excluded) for name, mask in lists.without_image(paths)]
     result.cases.sort(key=lambda case: case.case)
     result.rejected.sort(key=lambda row: (row.case, row.reason))
     return result
@@ -196,13 +201,15 @@ def _prepare(manifest: Manifest, index: int) -> _RuleFiles:
 
 
 def _sort_files(
-    rules: list[_RuleFiles], paths: list[str], root: Path
+    rules: list[_RuleFiles], paths: list[str], tables: Collection[str], root: Path
 ) -> tuple[list[_Entry], list[str], list[str]]:
     """Images, masks, and files that no rule knows; a pattern that names a folder takes its DICOM files only."""
     entries, masks, unexpected = [], [], []
     for path in paths:
         if any(rule.mask and rule.mask.match(path) is not None for rule in rules):
             masks.append(path)
+            continue
+        if path in tables:
             continue
         entry: _Entry | None = None
         for rule in rules:
@@ -270,12 +277,13 @@ def _joined(entries: list[_Entry], root: Path) -> list[_Entry]:
     return [group[0] for group in groups.values()]
 
 
-def _masks_of(rules: list[_RuleFiles], entry: _Entry) -> tuple[MaskFile, ...]:
+def _masks_of(rules: list[_RuleFiles], entry: _Entry, lists: Lists) -> tuple[MaskFile, ...]:
     masks: list[MaskFile] = []
     for index in entry.rules:
         rule = rules[index]
         keys = dict.fromkeys(rule.key(rule.images[path]) for path in entry.series or [entry.path])
-        masks += [mask for key in keys for mask in rule.masks.get(key, ())]
+        found = [mask for key in keys for mask in rule.masks.get(key, ())]
+        masks += [mask for mask in found if lists.serves(mask.rule, mask.path, entry.path, entry.case)]
         if rule.mask is None and len(rule.labels) > 0 and _in_image(rule, entry):
             masks.append(MaskFile(index, entry.path))
     return tuple(masks)
@@ -339,6 +347,14 @@ def _orphans(rules: list[_RuleFiles], used: set[str], excluded: _Excluded) -> It
         else:
             more = f" and {len(files) - 1} more" if len(files) > 1 else ""
             yield Rejected(case, "no_image", f"no image matches mask {files[0]}{more}")
+
+
+def _alone(name: str, mask: str, excluded: _Excluded) -> Rejected:
+    """An image that an annotation file lists and nobody finds."""
+    case = stem(name)
+    if (fault := excluded.why(case)) is not None:
+        return Rejected(case, "excluded", fault)
+    return Rejected(case, "no_image", f"no image file for '{name}', which {mask} lists")
 
 
 def _orphan_name(rule: _RuleFiles, path: str, captures: dict[str, str]) -> str:

@@ -16,6 +16,9 @@ Array = NDArray[Any]
 MAX_BYTES = 16 * 2**30
 """Largest array, in bytes, that a file may declare; checked before anything is decoded."""
 
+STACK_AFFINE = np.array([[0.0, -1, 0, 0], [-1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+"""Where the voxels of an array (rows, columns, slices) without geometry lie, so that axial slices show it as stored."""
+
 
 @dataclass(frozen=True, slots=True)
 class Origin:

@@ -208,13 +208,19 @@ def _cut(loaded: Loaded, batch: Batch, found: list[Any], emit: Emit, rejected: l
             if any(r["defined"] and r["area"] >= batch.encode_from * r["width"] * r["height"] for r in rows):
                 emit({"case": loaded.case, "axis": axis, "slice_index": index,
                       "png": png.encode(image.pixels(axis, index))})
-    if len(found) == before and not any(r["case"] == loaded.case for r in rejected):
+    rejected.extend(
+        {"case": loaded.case, "axis": None, "raw_label": lost.name, "stage": "slice", "reason": lost.reason,
+         "detail": lost.detail}
+        for lost in loaded.lost
+    )
+    if len(found) == before and not loaded.objects and not any(r["case"] == loaded.case for r in rejected):
         rejected.append(_reject(loaded.case, ItemError("empty_mask", "no pixel of the annotation is set")))
     return {
         "case": loaded.case, "slices": seen["slices"], "background": seen["background"],
         "spacing": loaded.spacing, "tilt": round(loaded.tilt, 4), "native": loaded.native,
         "affine": None if loaded.affine is None else np.asarray(loaded.affine, float).tolist(),
         "shape": list(loaded.frames[0].shape if loaded.volume is None else loaded.volume.shape),
+        "unsure": _unsure(loaded, found[before:]),
     } | _origins(loaded, batch.root)
 
 
@@ -224,6 +230,12 @@ def _origins(loaded: Loaded, root: Path) -> dict[str, Any]:
         return {}
     files = [[str(origin.file.relative_to(root)), origin.frame] for origin in loaded.origins]
     return {"origins": {"stacked": loaded.stacked, "files": files}}
+
+
+def _unsure(loaded: Loaded, rows: list[Any]) -> list[str]:
+    """Raw labels of which nothing is here but objects that could not be read: nobody knows whether they are there."""
+    unread = {lost.name for lost in loaded.lost if lost.reason not in ("not_placed", "empty_mask")}
+    return sorted(unread - {row["raw_label"] for row in rows})
 
 
 def _axes(loaded: Loaded, batch: Batch, rejected: list[Any]) -> Iterator[str]:
@@ -284,9 +296,14 @@ class _Image:
                 found, shape = regions(plane, self._splits[number], rle_from=self._rle_from), plane.shape
             for region in found:
                 raw = layer.names.get(region.value)
-                name = raw if raw is not None else str(region.value)
+                name = raw if raw is not None else layer.undefined.get(region.value, str(region.value))
                 yield _region(self._loaded.case, axis, index, name, counts[name], raw is not None, shape, region)
                 counts[name] += 1
+        for objects in self._loaded.objects:
+            for thing in objects.found:
+                yield _region(self._loaded.case, axis, index, thing.name, counts[thing.name], thing.defined,
+                              objects.size, thing.region)
+                counts[thing.name] += 1
 
 
 def _region(case: str, axis: str, index: int, name: str, n: int, defined: bool, shape: tuple[int, ...],
