@@ -57,10 +57,10 @@ class Expected:
 
     rows: list[dict[str, object]] = field(default_factory=list)
 
-    def picture(self, source: str, case: str, regions: Sequence[tuple[str, Mask]]) -> None:
-        """Regions (label, mask of shape rows × columns) of a 2D image."""
+    def picture(self, source: str, case: str, regions: Sequence[tuple[str, Mask]], frame: int = 0) -> None:
+        """Regions (label, mask of shape rows × columns) of a 2D image, or of one frame of a sequence."""
         for label, mask in regions:
-            self._add(source, case, "native", 0, label, mask)
+            self._add(source, case, "native", frame, label, mask)
 
     def volume(self, source: str, case: str, masks: Mapping[str, Mask]) -> None:
         """Regions of a volume: label → mask `V[i, j, k]` on the RAS+ grid, cut along the three axes."""
