@@ -75,11 +75,11 @@ def _groups(manifest: Manifest, images: Sequence[ImagePlan]) -> Iterator[list[Im
     """Images that are connected by common mask files; an object list for many images connects none."""
     left = list(images)
     while left:
-        group, reached = [left.pop(0)], True
+        group = reached = [left.pop(0)]
         while reached:
             paths = {m.path for image in group for m in image.masks if not _is_list(manifest, m)}
             reached = [image for image in left if any(m.path in paths for m in image.masks)]
-            group += reached
+            group = [*group, *reached]
             left = [image for image in left if image not in reached]
         yield group
 
@@ -130,7 +130,7 @@ def _account(manifest: Manifest, image: ImagePlan, scene: Scene, result: Miniatu
         return
     drawn = [(mark, blocks) for mask in image.masks for mark, blocks in scene.placed[mask]]
     if any(mark.raw is None for mark, _ in drawn):
-        result.undefined.append(image.case)
+        result.undefined += _names(manifest, image)
     objects = {mark.raw for mask in image.masks if _is_list(manifest, mask) for mark, _ in scene.placed[mask]}
     regions = list(_regions(manifest, drawn, objects))
     for name in _names(manifest, image):
@@ -167,7 +167,8 @@ def _names(manifest: Manifest, image: ImagePlan) -> list[str]:
 def _write_image(manifest: Manifest, image: ImagePlan, scene: Scene, root: Path) -> None:
     if not image.written:
         return
-    inside = union([np.zeros(scene.grid.shape, bool), *(b for own in scene.placed.values() for _, bs in own for b in bs)])
+    marked = (block for own in scene.placed.values() for _, blocks in own for block in blocks)
+    inside = union([np.zeros(scene.grid.shape, bool), *marked])
     array = _grey(manifest, image.paths[0], scene.grid, inside)
     if miniature_files.format_of(image.paths[0]) == "dicom":
         paths = [root / path for path in image.paths[: scene.grid.shape[2]]]
@@ -181,15 +182,15 @@ def _grey(manifest: Manifest, path: str, grid: Grid, inside: Mask) -> NDArray[An
     rng = np.random.default_rng(zlib.crc32(f"{manifest.slug}/{path}".encode()))
     if manifest.modality in COLORED and miniature_files.format_of(path) == "picture":
         colors = [0.75 * texture(rng, grid.shape) + 0.25 * inside for _ in range(3)]
-        return np.rint(255 * np.stack(colors, axis=-1)).astype(np.uint8)
-    count = len(manifest.channels) and max(manifest.channels) + 1 or (TIMES if manifest.fourth_axis == "time" else 0)
-    grey = np.stack([0.75 * texture(rng, grid.shape) + 0.25 * inside for _ in range(count or 1)], axis=-1)
-    grey = grey if count else grey[..., 0]
+        return np.asarray(np.rint(255 * np.stack(colors, axis=-1)), np.uint8)
+    count = max(manifest.channels) + 1 if manifest.channels else TIMES if manifest.fourth_axis == "time" else 0
+    several = np.stack([0.75 * texture(rng, grid.shape) + 0.25 * inside for _ in range(count or 1)], axis=-1)
+    grey: NDArray[Any] = several if count else several[..., 0]
     if grid.native or manifest.view.window == "none":
-        return np.rint(255 * grey).astype(np.uint8)
+        return np.asarray(np.rint(255 * grey), np.uint8)
     if manifest.modality == "ct":
-        return np.rint(400 * grey - 160).astype(np.int16)
-    return np.rint(1000 * grey).astype(np.uint16 if grid.codes in CODES[:4] else np.float32)
+        return np.asarray(np.rint(400 * grey - 160), np.int16)
+    return np.asarray(np.rint(1000 * grey), np.uint16 if grid.codes in CODES[:4] else np.float32)
 
 
 def _write_masks(manifest: Manifest, written: dict[MaskPlan, list[tuple[ImagePlan, Scene]]], root: Path) -> None:

@@ -39,14 +39,14 @@ def position(grid: Grid, number: int) -> list[float]:
 def header(name: str, modality: str, number: int) -> Any:
     """A data set with the identity of one image of a study; no person is in it."""
     from pydicom.dataset import Dataset, FileMetaDataset
-    from pydicom.uid import ExplicitVRLittleEndian
+    from pydicom.uid import UID, ExplicitVRLittleEndian
 
     sop, kind = CLASSES.get(modality, RADIOGRAPH)
     data = Dataset()
     data.file_meta = FileMetaDataset()
     data.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    data.file_meta.MediaStorageSOPClassUID = data.SOPClassUID = sop
-    data.file_meta.MediaStorageSOPInstanceUID = data.SOPInstanceUID = f"{uid(name)}.{number + 1}"
+    data.file_meta.MediaStorageSOPClassUID = data.SOPClassUID = UID(sop)
+    data.file_meta.MediaStorageSOPInstanceUID = data.SOPInstanceUID = UID(f"{uid(name)}.{number + 1}")
     data.StudyInstanceUID, data.SeriesInstanceUID = f"{uid(name)}.0.1", f"{uid(name)}.0.2"
     data.FrameOfReferenceUID = f"{uid(name)}.0.3"
     data.PatientName, data.PatientID, data.StudyDate = "", "", ""

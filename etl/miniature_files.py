@@ -72,9 +72,10 @@ def _turn(degrees: float) -> NDArray[np.float64]:
 
 def _volume(path: Path, array: Array, affine: NDArray[np.float64]) -> None:
     if path.name.lower().endswith((".nii", ".nii.gz", ".hdr")):
-        image = (nib.Nifti1Pair if path.suffix == ".hdr" else nib.Nifti1Image)(array, affine, dtype=array.dtype)
-        image.header.set_xyzt_units("mm")
-        nib.save(image, path)
+        kind: Any = nib.Nifti1Pair if path.suffix == ".hdr" else nib.Nifti1Image
+        nifti = kind(array, affine, dtype=array.dtype)
+        nifti.header.set_xyzt_units("mm")
+        nib.save(nifti, path)
         return
     import SimpleITK as sitk  # noqa: N813
 
@@ -122,7 +123,8 @@ def _array(path: Path, array: Array, variable: str | None) -> None:
     if path.suffix.lower() == ".npy":
         np.save(path, array)
     elif path.suffix.lower() == ".npz":
-        np.savez(path, **{variable or "arr_0": array})
+        arrays: dict[str, Any] = {variable or "arr_0": array}
+        np.savez(path, **arrays)
     else:
         import scipy.io
 

@@ -45,7 +45,7 @@ def values(rule: Rule, grid: Grid, drawn: Drawn, *, picture: bool) -> Array:
         inside = union([block for _, blocks in drawn for block in blocks] or [np.zeros(grid.shape, bool)])
         if rule.kind == "outline":
             inside = np.stack([contour(inside[:, :, k]) for k in range(grid.shape[2])], axis=2)
-        return inside.astype(_type(high)) * _type(high)(high)
+        return np.asarray(np.where(inside, high, 0), _type(high))
     if rule.kind == "bitfield":
         bits = np.zeros(grid.shape, np.uint32)
         for mark, blocks in drawn:

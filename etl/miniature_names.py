@@ -1,7 +1,7 @@
 """Example paths for file patterns: texts that a regular expression matches, and the files they name. Pure."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain, islice, product, zip_longest
 from re import _constants as sre  # type: ignore[attr-defined]
 from re import _parser as parser  # type: ignore[attr-defined]
@@ -95,9 +95,14 @@ def _holds(kind: Any, value: Any, character: str) -> bool:
     return kind is sre.CATEGORY and CATEGORIES[value](character)
 
 
-def captures(pattern: Pattern) -> Iterator[dict[str, str]]:
-    """Texts for the captures of a pattern: first all of them change together, then each with each."""
+def captures(pattern: Pattern, labels: Sequence[str] = ()) -> Iterator[dict[str, str]]:
+    """Texts for the captures of a pattern: first all of them change together, then each with each.
+
+    A capture {label} is one of `labels` where its expression allows any of them.
+    """
     texts = {name: list(examples(pattern.regexes[name])) for name in pattern.names}
+    if "label" in texts:
+        texts["label"] = [x for x in labels if re.fullmatch(pattern.regexes["label"], x)] or texts["label"]
     for name, found in texts.items():
         if not found:
             raise UsageError(f"'{pattern.text}': no example found for {{{name}}}")

@@ -16,11 +16,12 @@ ROLES = ("whole", "flat", "undefined", "no_mask", "no_image")
 
 @dataclass(frozen=True, slots=True)
 class MaskPlan:
-    """A mask file: its rule, its path, the label text in its path."""
+    """A mask: its rule, its path, the label text in its path; `paths` where it has a file for each slice."""
 
     rule: int
     path: str
     label: str | None = None
+    paths: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -77,13 +78,15 @@ def plan(manifest: Manifest, slices: int) -> list[ImagePlan]:
     for number, text in enumerate(texts):
         index = next(i for i, rule in enumerate(manifest.files) if rule.image == text)
         roles = _roles(rules, index) if number == 0 else ("flat",)
+        if "label" in rules.images[index].names:
+            roles = (*roles, *["flat"] * len(rules.manifest.rule_labels(rules.manifest.files[index])))
         found = list(_images(rules, index, roles, images, slices))
         if not found:
             raise UsageError(f"{manifest.path}: files[{index}].image: no path found that is an image by this pattern")
         images += [*found, *_sibling(rules, index, found[0], [*images, *found], slices)]
     for image in images:
         if image.role != "no_mask":
-            image.masks = [mask for rule in image.rules for mask in _masks(rules, rule, image)]
+            image.masks = [mask for rule in image.rules for mask in _masks(rules, rule, image, slices)]
     _require_labels(rules, images)
     return images
 
@@ -101,7 +104,7 @@ def _images(
     names = {image.case for image in before} | {item.case for item in rules.manifest.exclude}
     used = {path for image in before for path in image.paths}
     pattern, todo = rules.images[index], list(roles)
-    for found in captures(pattern):
+    for found in captures(pattern, list(rules.manifest.rule_labels(rules.manifest.files[index]))):
         if not todo:
             return
         paths = _paths(rules, index, found, slices)
@@ -169,22 +172,30 @@ def _without_extension(path: str) -> str:
     return name[: name.rindex(".")].replace("/", "-") if "." in name.rsplit("/", 1)[-1] else name.replace("/", "-")
 
 
-def _masks(rules: Rules, index: int, image: ImagePlan) -> Iterator[MaskPlan]:
+def _masks(rules: Rules, index: int, image: ImagePlan, slices: int) -> Iterator[MaskPlan]:
     """The masks of an image by one rule: one, or one a label."""
-    mask = rules.masks[index]
+    mask, rule = rules.masks[index], rules.manifest.files[index]
     if mask is None:
         if image.paths[0].lower().endswith((".mat", ".npz")):
             yield MaskPlan(index, image.paths[0])
         return
     read = rules.images[index].match(image.paths[0]) or {}
     given = {name: read[name] for name in rules.shared(index)}
-    if rules.manifest.files[index].kind != "file_per_label":
-        yield MaskPlan(index, write_out(mask, given))
+    if rule.kind != "file_per_label":
+        yield _mask(mask, index, given, None, slices if rule.kind == "image_stack" else 1)
         return
-    for label in rules.manifest.rule_labels(rules.manifest.files[index]):
-        path = write_out(mask, {**given, "label": label})
-        if any(found == {**found, **given, "label": label} for found in mask.matches(path)):
-            yield MaskPlan(index, path, label)
+    for label in [given["label"]] if "label" in given else rules.manifest.rule_labels(rule):
+        found = _mask(mask, index, {**given, "label": label}, label, slices)
+        if any(text == {**text, **given, "label": label} for text in mask.matches(found.path)):
+            yield found
+
+
+def _mask(pattern: Pattern, rule: int, given: dict[str, str], label: str | None, slices: int) -> MaskPlan:
+    """A mask; one file a slice where it is a stack of pictures or DICOM files."""
+    path = write_out(pattern, given)
+    paths = tuple(write_out(pattern, given, f"{number + 1:04d}") for number in range(slices))
+    series = len(set(paths)) == slices > 1 and (label is None or format_of(path) == "dicom")
+    return MaskPlan(rule, paths[0] if series else path, label, paths if series else ())
 
 
 def _require_labels(rules: Rules, images: list[ImagePlan]) -> None:

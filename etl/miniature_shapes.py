@@ -17,6 +17,12 @@ WHOLE, FLAT, PICTURE = (38, 36, 33), (40, 36), (48, 60)
 """A volume that is cut along all axes (i, j, k); one of few axial slices (i, j); a picture (rows, columns)."""
 FEWEST_SLICES = 4
 GAP = 2
+SIZES = {
+    "native": [(7, 7, 1)],
+    "thin": [(6, 6, 1), (5, 5, 1)],
+    "whole": [(8, 8, 8), (6, 6, 6), (5, 5, 5), (5, 5, 2)],
+}
+"""Sizes of blocks, the largest for which there is room is taken; each covers 1.5 % of a slice along an axis."""
 Box = tuple[slice, ...]
 Owner = TypeVar("Owner")
 LEFT, RIGHT = frozenset({"left", "l", "lt"}), frozenset({"right", "r", "rt"})
@@ -54,7 +60,7 @@ def slots(grid: Grid, wanted: int) -> list[Box]:
     """At least `wanted` boxes of a grid, if it has room, that do not touch and each keep an odd place."""
     shape = grid.shape
     thin = grid.native or shape[2] < FLAT[1] // 2
-    sizes = [(7, 7, 1)] if grid.native else [(6, 6, 1), (5, 5, 1)] if thin else [(8,) * 3, (6,) * 3, (5,) * 3, (5, 5, 2)]
+    sizes = SIZES["native" if grid.native else "thin" if thin else "whole"]
     found: list[Box] = []
     for size in sizes:
         gaps = (1, 1, 0) if grid.native else (GAP, GAP, 0 if thin else GAP)
