@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from etl.cli_common import BUNDLED, AsJson, Manifests, Maps, Raw, chosen, manifests_of, told
+from etl.cli_common import BUNDLED, AsJson, Manifests, Maps, Raw, manifests_of, named, told
 from etl.errors import Failure, UsageError
 
 app = typer.Typer(no_args_is_help=True, help="The manifests: which public sources are known.")
@@ -49,7 +49,7 @@ def show(source: str, manifests: Manifests = None, as_json: AsJson = False) -> N
 
     Example: medglip-etl sources show amos2022_ct
     """
-    found = chosen(manifests_of(manifests), [source])
+    found = named(manifests_of(manifests), [source])
     if as_json:
         documents = [m.model_dump(mode="json", exclude={"path"}) for m in found]
         print(json.dumps(documents[0] if len(documents) == 1 else {"sources": documents}))
@@ -82,7 +82,7 @@ def check(
     if not raw.is_dir():
         raise UsageError(f"--raw {raw}: no such folder")
     reports = []
-    found = chosen(manifests_of(manifests), [source])
+    found = named(manifests_of(manifests), [source])
     for m in found:
         reports.append(checked(m, raw, sample=sample))
         root = m.root(raw)
@@ -162,7 +162,7 @@ def miniature(source: str, folder: Path, manifests: Manifests = None) -> None:
     from etl.store import write_table
 
     rows = []
-    for m in chosen(manifests_of(manifests), [source]):
+    for m in named(manifests_of(manifests), [source]):
         rows += write_miniature(m, folder / (m.folder or m.slug)).regions
     schema = pa.schema([pa.field("raw_label", f.type) if f.name == "label" else f for f in SCHEMA])
     named = [{**{k: v for k, v in row.items() if k != "label"}, "raw_label": row["label"]} for row in rows]
