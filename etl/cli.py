@@ -1,7 +1,6 @@
 """The command line: the only place where stages, settings and terminal meet."""
 
 import json
-import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any

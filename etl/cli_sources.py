@@ -7,8 +7,10 @@ from typing import Annotated, Any
 
 import typer
 
-from etl.cli_common import BUNDLED, AsJson, Manifests, Maps, Raw, manifests_of, named, told
+from etl.cli_common import BUNDLED, AsJson, Manifests, Raw, manifests_of, named, told
 from etl.errors import Failure, UsageError
+
+SHOWN = 12
 
 app = typer.Typer(no_args_is_help=True, help="The manifests: which public sources are known.")
 
@@ -103,7 +105,8 @@ def _told(report: dict[str, Any]) -> str:
     lines = [f"{report['slug']}: {'ok' if report['ok'] else 'NOT OK'}, {report['pairs']} pairs"]
     for key in ("images_without_mask", "masks_without_image", "undefined_values", "labels_not_seen"):
         if report[key]:
-            lines.append(f"  {key.replace('_', ' ')}: {', '.join(report[key][:12])}{' …' if len(report[key]) > 12 else ''}")
+            more = f" … {len(report[key])} in all" if len(report[key]) > SHOWN else ""
+            lines.append(f"  {key.replace('_', ' ')}: {', '.join(report[key][:SHOWN])}{more}")
     seen = [f"{name} ({n})" for name, n in report["labels_seen"].items()]
     lines.append(f"  labels seen in {report['cases_read']} cases read: {', '.join(seen) or 'none'}")
     return "\n".join([*lines, *(f"  {line}" for line in report["advice"])])
@@ -165,6 +168,6 @@ def miniature(source: str, folder: Path, manifests: Manifests = None) -> None:
     for m in named(manifests_of(manifests), [source]):
         rows += write_miniature(m, folder / (m.folder or m.slug)).regions
     schema = pa.schema([pa.field("raw_label", f.type) if f.name == "label" else f for f in SCHEMA])
-    named = [{**{k: v for k, v in row.items() if k != "label"}, "raw_label": row["label"]} for row in rows]
-    write_table(folder / "expected.parquet", pa.Table.from_pylist(named, schema=schema))
+    renamed = [{**{k: v for k, v in row.items() if k != "label"}, "raw_label": row["label"]} for row in rows]
+    write_table(folder / "expected.parquet", pa.Table.from_pylist(renamed, schema=schema))
     print(f"{len(rows)} regions to find; `medglip-etl build --source {source} --raw {folder}` must find them all")

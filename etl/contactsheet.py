@@ -51,8 +51,9 @@ def tile(loaded: Loaded, manifest: Manifest) -> Image.Image:
     """One image with masks in colour and the names of its labels."""
     axis, index = _best(loaded)
     plane = loaded.frames[index] if loaded.volume is None else geometry.plane(loaded.volume, axis, index)
-    picture = np.stack([_grey(plane, loaded, manifest)] * 3, axis=-1) if plane.ndim == 2 else np.asarray(plane, np.uint8)
-    picture, shown = _painted(picture, loaded, axis, index)
+    grey = _grey(plane, loaded, manifest)
+    colored = grey if grey.ndim == 3 else np.stack([grey] * 3, axis=-1)
+    picture, shown = _painted(colored, loaded, axis, index)
     scale = SIDE / max(picture.shape[:2])
     size = (max(1, round(picture.shape[1] * scale)), max(1, round(picture.shape[0] * scale)))
     result = Image.new("RGB", (SIDE, SIDE + TEXT), "white")
@@ -69,12 +70,13 @@ def tile(loaded: Loaded, manifest: Manifest) -> Image.Image:
 def _legend(draw: ImageDraw.ImageDraw, names: Iterable[tuple[str, tuple[int, int, int]]]) -> None:
     x, y = 2, SIDE + 1 + LINE
     for name, color in names:
-        width = int(draw.textlength(name)) + 8
+        width = int(draw.textlength(name)) + LINE + 8
         if x + width > SIDE:
             x, y = 2, y + LINE
         if y + LINE > SIDE + TEXT:
             return
-        draw.text((x, y), name, fill=color if sum(color) < 560 else "black")
+        draw.rectangle((x, y + 2, x + LINE - 4, y + LINE - 2), fill=color)
+        draw.text((x + LINE, y), name, fill="black")
         x += width
 
 
