@@ -6,8 +6,8 @@ is the same in all files of a group is literal, one with few values splits the g
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 
 from etl.patterns import compile_pattern
 
@@ -117,18 +117,20 @@ def pairs(paths: Sequence[str]) -> list[Pair]:
     found = [pair for mask in masks if (pair := _best(mask, images)) is not None]
     if not found:  # no word says mask: the longer names then, of a picture or volume each
         found = [pair for mask in images if (pair := _best(mask, [i for i in images if _shorter(i, mask)])) is not None]
+    every_file = dict.fromkeys(file for pair in found for file in pair.files)
+    wide = [replace(pair, files=tuple(_covered(pair, every_file))) for pair in _joined(found)]
     kept: list[Pair] = []
-    for pair in sorted(_joined(found), key=lambda pair: (-len(pair.files), pair.image)):
-        if not any(_covers(other, pair) for other in kept):
+    for pair in sorted(wide, key=lambda pair: (-len(pair.files), pair.image)):
+        if not any(set(pair.files) <= set(other.files) for other in kept):
             kept.append(pair)
     return kept
 
 
-def _covers(one: Pair, other: Pair) -> bool:
-    """Whether the patterns of one pair match all files of another."""
-    image = compile_pattern(one.image)
-    mask = compile_pattern(one.mask, image)
-    return all(image.match(i) is not None and mask.match(m) is not None for i, m in other.files)
+def _covered(pair: Pair, files: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+    """Those of all matched files that the patterns of a pair match too."""
+    image = compile_pattern(pair.image)
+    mask = compile_pattern(pair.mask, image)
+    return ((i, m) for i, m in files if image.match(i) is not None and mask.match(m) is not None)
 
 
 def _shorter(image: Group, mask: Group) -> bool:

@@ -15,6 +15,7 @@ from etl.inventory import walk
 from etl.kinds import integral
 from etl.labelmap import Ontology
 from etl.pairing import Pair, own_words, pairs
+from etl.patterns import compile_pattern
 
 READ = 20
 """Masks opened to find kinds and values."""
@@ -112,8 +113,9 @@ def _text(text: str) -> str:
 def content(root: Path, pair: Pair, known: dict[str, str]) -> Content:
     """What the masks of a pair hold, from the first of them; `known` names documented values."""
     masks = list(dict.fromkeys(mask for _, mask in pair.files))
-    if pair.labels:
-        named = ((label, label.replace("+", " ").strip("_ "), "") for label in pair.labels)
+    labels = _captured(pair)
+    if labels:
+        named = ((label, label.replace("+", " ").strip("_ "), "") for label in labels)
         return Content("file_per_label", tuple(named))
     suffix = Path(masks[0]).suffix.lower()
     if suffix == ".txt":
@@ -135,6 +137,14 @@ def content(root: Path, pair: Pair, known: dict[str, str]) -> Content:
     found = _of_values(values, known, pictures=suffix in PICTURES)
     kind = {".npy": "npy", ".npz": "npy", ".mat": "mat"}.get(suffix)
     return Content(kind, found.labels) if kind else found
+
+
+def _captured(pair: Pair) -> list[str]:
+    """The texts of {label} in the masks, where their pattern has it."""
+    mask = compile_pattern(pair.mask, compile_pattern(pair.image))
+    if "label" not in mask.names:
+        return []
+    return sorted({found["label"] for _, path in pair.files if (found := mask.match(path)) is not None})
 
 
 def _pages(path: Path) -> int:
