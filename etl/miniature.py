@@ -13,15 +13,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from etl import miniature_dicom, miniature_files, miniature_masks
+from etl import miniature_dicom, miniature_files, miniature_lists, miniature_masks
 from etl.demo_shapes import Expected, Mask
-from etl.manifest import Manifest
+from etl.manifest import Manifest, Rule
 from etl.miniature_marks import OBJECTS, marks, undefined
 from etl.miniature_plan import ImagePlan, MaskPlan, plan
 from etl.miniature_shapes import FEWEST_SLICES, FLAT, PICTURE, WHOLE, Grid, Mark, arrange, expect, texture, union
 from etl.miniature_tables import write_tables
 
 CODES = ("RAS", "LPS", "LAS", "ASL", "PIR", "SLA", "RPI", "IAL")
+STACKED = 3
+"""The first codes, those whose third axis runs to the head: a stack of pictures has one for each of its slices."""
 TIMES = 2
 FRAMES = 3
 FLAT_MODALITIES = ("xray", "dermoscopy", "endoscopy", "fundus")
@@ -115,10 +117,13 @@ def _grid(manifest: Manifest, images: Sequence[ImagePlan], blocks: int) -> Grid:
         return Grid((*PICTURE, FRAMES), native=True)
     seed = zlib.crc32(f"{manifest.slug}/{images[0].case}".encode())
     turned = 0.0 if kind == "dicom" else (0.0, 0.0, 7.0)[seed % 3]
-    if any(image.role == "whole" for image in images):
-        return Grid(WHOLE, native=False, codes=CODES[seed // 3 % len(CODES)], turned=turned)
+    stacked = any(manifest.files[rule].kind == "image_stack" for image in images for rule in image.rules)
+    codes = CODES[seed // 3 % (STACKED if stacked else len(CODES))]
+    many = any(mask.label is not None and mask.paths for image in images for mask in image.masks)
+    if any(image.role == "whole" for image in images) and not many:  # a file for each slice of each label: few slices
+        return Grid(WHOLE, native=False, codes=codes, turned=turned)
     depth = max(FEWEST_SLICES, 2 + blocks // 20)
-    return Grid((*FLAT, min(depth, WHOLE[2])), native=False, codes=CODES[seed // 3 % len(CODES)], turned=turned)
+    return Grid((*FLAT, min(depth, WHOLE[2])), native=False, codes=codes, turned=turned)
 
 
 def _account(manifest: Manifest, image: ImagePlan, scene: Scene, result: Miniature, expected: Expected) -> None:
@@ -172,7 +177,9 @@ def _write_image(manifest: Manifest, image: ImagePlan, scene: Scene, root: Path)
     array = _grey(manifest, image.paths[0], scene.grid, inside)
     if miniature_files.format_of(image.paths[0]) == "dicom":
         paths = [root / path for path in image.paths[: scene.grid.shape[2]]]
-        miniature_dicom.series(paths, array, scene.grid, manifest.modality, f"{manifest.slug}/{image.case}")
+        name = f"{manifest.slug}/{image.case}"
+        backward = any(manifest.files[rule].order in ("instance_number", "filename") for rule in image.rules)
+        miniature_dicom.series(paths, array, scene.grid, manifest.modality, name, backward=backward)
     elif image.paths[0] not in {mask.path for mask in image.masks}:
         miniature_files.save(root / image.paths[0], array, scene.grid)
 
@@ -188,9 +195,10 @@ def _grey(manifest: Manifest, path: str, grid: Grid, inside: Mask) -> NDArray[An
     grey: NDArray[Any] = several if count else several[..., 0]
     if grid.native or manifest.view.window == "none":
         return np.asarray(np.rint(255 * grey), np.uint8)
+    floats = grid.codes in CODES[4:] and miniature_files.format_of(path) == "volume"
     if manifest.modality == "ct":
         return np.asarray(np.rint(400 * grey - 160), np.int16)
-    return np.asarray(np.rint(1000 * grey), np.uint16 if grid.codes in CODES[:4] else np.float32)
+    return np.asarray(np.rint(1000 * grey), np.float32 if floats else np.uint16)
 
 
 def _write_masks(manifest: Manifest, written: dict[MaskPlan, list[tuple[ImagePlan, Scene]]], root: Path) -> None:
@@ -198,11 +206,37 @@ def _write_masks(manifest: Manifest, written: dict[MaskPlan, list[tuple[ImagePla
     paths: dict[str, list[MaskPlan]] = {}
     for mask in written:
         paths.setdefault(mask.path, []).append(mask)
-    times = TIMES if manifest.fourth_axis == "time" else 0
     for path, masks in paths.items():
         rule = manifest.files[masks[0].rule]
-        _, scene = written[masks[0]][0]
+        uses = [(image, scene, masks[0]) for image, scene in written[masks[0]]]
+        if _is_list(manifest, masks[0]):
+            miniature_lists.write(root / path, rule, [_entry(rule, *use) for use in uses])
+            continue
+        image, scene, _ = uses[0]
         drawn = [pair for mask in masks for pair in scene.placed[mask]]
         if drawn or rule.kind != "file_per_label":
-            miniature_masks.write(root / path, rule, scene.grid, drawn, times=times)
+            _write_mask(manifest, masks[0], image, scene, drawn, root)
 
+
+def _entry(rule: Rule, image: ImagePlan, scene: Scene, mask: MaskPlan) -> miniature_lists.Entry:
+    """An image in a list: by its file name; in a table of run lengths by its case, if that has a template."""
+    by_case = rule.case is not None and rule.kind == "rle_csv"
+    name = image.case if by_case else image.paths[0].rsplit("/", 1)[-1]
+    return miniature_lists.Entry(name, scene.grid.shape[:2], scene.placed[mask])
+
+
+def _write_mask(
+    manifest: Manifest, mask: MaskPlan, image: ImagePlan, scene: Scene, drawn: miniature_masks.Drawn, root: Path
+) -> None:
+    rule, grid = manifest.files[mask.rule], scene.grid
+    paths = [root / path for path in (mask.paths or (mask.path,))[: grid.shape[2]]]
+    series = miniature_files.format_of(image.paths[0]) == "dicom"
+    if rule.kind == "image_stack":
+        miniature_masks.write_stack(paths, rule, grid, drawn, series=series)
+    elif miniature_files.format_of(mask.path) == "dicom":
+        array = miniature_masks.values(rule, grid, drawn, picture=False)
+        name = f"{manifest.slug}/{mask.path}"
+        miniature_dicom.series(paths, array, grid, manifest.modality, name, mask=True)
+    else:
+        times = TIMES if manifest.fourth_axis == "time" else 0
+        miniature_masks.write(root / mask.path, rule, grid, drawn, times=times, series=series)

@@ -23,11 +23,26 @@ def uid(text: str) -> str:
     return f"2.25.{zlib.crc32(text.encode())}{zlib.adler32(text.encode())}"
 
 
-def series(paths: Sequence[Path], array: Array, grid: Grid, modality: str, name: str) -> None:
-    """One file a slice: volume slices from foot to head, or the frames of a picture."""
+def series(
+    paths: Sequence[Path], array: Array, grid: Grid, modality: str, name: str, *,
+    backward: bool = False, mask: bool = False,
+) -> None:
+    """One file a slice: volume slices from foot to head, or the frames of a picture.
+
+    Instance Numbers count in the order of the files, or against it when `backward`. A `mask` has no rescale.
+    """
     for number, path in enumerate(paths):
         plane = array[:, :, number] if grid.native else array[::-1, ::-1, number].T
-        _write(path, np.ascontiguousarray(plane), grid, modality, name, number)
+        data = header(name, modality, len(paths) - 1 - number if backward else number)
+        if modality == "ct" and not mask:
+            data.RescaleIntercept, data.RescaleSlope = -1024, 1
+            plane = (plane.astype(np.int32) + 1024).astype(plane.dtype)
+        if not grid.native:
+            data.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
+            data.ImagePositionPatient = position(grid, number)
+            data.PixelSpacing = [grid.spacing[1], grid.spacing[0]]
+            data.SliceThickness = grid.spacing[2]
+        _write(path, np.ascontiguousarray(plane), data)
 
 
 def position(grid: Grid, number: int) -> list[float]:
@@ -54,8 +69,7 @@ def header(name: str, modality: str, number: int) -> Any:
     return data
 
 
-def _write(path: Path, plane: Array, grid: Grid, modality: str, name: str, number: int) -> None:
-    data = header(name, modality, number)
+def _write(path: Path, plane: Array, data: Any) -> None:
     data.Rows, data.Columns = plane.shape[:2]
     data.SamplesPerPixel = 3 if plane.ndim == 3 else 1
     data.PhotometricInterpretation = "RGB" if plane.ndim == 3 else "MONOCHROME2"
@@ -63,14 +77,6 @@ def _write(path: Path, plane: Array, grid: Grid, modality: str, name: str, numbe
         data.PlanarConfiguration = 0
     data.BitsAllocated = data.BitsStored = 8 * plane.dtype.itemsize
     data.HighBit, data.PixelRepresentation = data.BitsStored - 1, int(plane.dtype.kind == "i")
-    if modality == "ct":
-        data.RescaleIntercept, data.RescaleSlope = -1024, 1
-        plane = (plane.astype(np.int32) + 1024).astype(plane.dtype)
-    if not grid.native:
-        data.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
-        data.ImagePositionPatient = position(grid, number)
-        data.PixelSpacing = [grid.spacing[1], grid.spacing[0]]
-        data.SliceThickness = grid.spacing[2]
     data.PixelData = plane.tobytes()
     data["PixelData"].VR = "OW" if plane.dtype.itemsize > 1 else "OB"
     path.parent.mkdir(parents=True, exist_ok=True)

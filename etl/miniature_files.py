@@ -44,7 +44,7 @@ def save(path: Path, array: Array, grid: Grid, variable: str | None = None) -> N
     path.parent.mkdir(parents=True, exist_ok=True)
     kind = format_of(path.name)
     if kind == "volume":
-        _volume(path, *_placed(array, grid))
+        _volume(path, *placed(array, grid))
     elif kind == "picture":
         picture(path, array[:, :, 0])
     elif kind == "array":
@@ -53,7 +53,7 @@ def save(path: Path, array: Array, grid: Grid, variable: str | None = None) -> N
         raise UsageError(f"{path.name}: a miniature has no writer for one file of this format")
 
 
-def _placed(array: Array, grid: Grid) -> tuple[Array, NDArray[np.float64]]:
+def placed(array: Array, grid: Grid) -> tuple[Array, NDArray[np.float64]]:
     """The array in file order and its affine to RAS+ mm."""
     if grid.native:
         turned = np.swapaxes(array, 0, 1)

@@ -18,8 +18,10 @@ Drawn = Sequence[tuple[Mark, list[Mask]]]
 """Each mark with the masks of its blocks, on the grid."""
 
 
-def write(path: Path, rule: Rule, grid: Grid, drawn: Drawn, *, times: int = 0) -> None:
+def write(path: Path, rule: Rule, grid: Grid, drawn: Drawn, *, times: int = 0, series: bool = False) -> None:
     """Write one mask file; with `times`, one volume a time, of which the last is annotated.
+
+    An array without a place in space lies as its image is stored: as rows, columns, slices of a DICOM `series`.
 
     Raises:
         UsageError: a kind for which a miniature cannot be drawn.
@@ -31,9 +33,23 @@ def write(path: Path, rule: Rule, grid: Grid, drawn: Drawn, *, times: int = 0) -
         files.pages(path, list(planes))
         return
     array = values(rule, grid, drawn, picture=files.format_of(path.name) == "picture")
+    if files.format_of(path.name) == "array" and not grid.native:
+        array = np.swapaxes(array[::-1, ::-1], 0, 1) if series else files.placed(array, grid)[0]
     if times:
         array = np.stack([*[np.zeros_like(array)] * (times - 1), array], axis=-1)
     files.save(path, array, grid, rule.variable)
+
+
+def write_stack(paths: Sequence[Path], rule: Rule, grid: Grid, drawn: Drawn, *, series: bool) -> None:
+    """Write a picture for each slice; `series`: of a DICOM series, whose slices are shown from above."""
+    array = values(rule, grid, drawn, picture=True)
+    if not series:
+        array, _ = files.placed(array, grid)
+    planes = [array[::-1, ::-1, k].T if series else array[:, :, k].T for k in range(array.shape[2])]
+    if rule.order == "reversed" or (rule.order == "instance_number" and series):
+        planes.reverse()  # Instance Numbers of such a series count from its other end
+    for path, plane in zip(paths, planes, strict=False):
+        files.picture(path, np.ascontiguousarray(plane))
 
 
 def values(rule: Rule, grid: Grid, drawn: Drawn, *, picture: bool) -> Array:
@@ -51,7 +67,7 @@ def values(rule: Rule, grid: Grid, drawn: Drawn, *, picture: bool) -> Array:
         for mark, blocks in drawn:
             bits[union(blocks)] |= np.uint32(1 << mark.value)
         return bits
-    if rule.kind in ("label_map", "mat", "npy"):
+    if rule.kind in ("label_map", "image_stack", "dicom_label", "mat", "npy"):
         return _labels(rule, grid, drawn)
     raise UsageError(f"annotations of kind {rule.kind} cannot be drawn yet")
 
