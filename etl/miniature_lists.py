@@ -39,10 +39,13 @@ class Entry:
 
 
 def write(path: Path, rule: Rule, entries: Sequence[Entry]) -> None:
-    """Write the file of these images; UsageError for a kind that is no list of objects."""
+    """Write the file of these images; UsageError for a kind that is no such list, or has one file an image."""
     writers = {"coco": _coco, "voc": _voc, "yolo": _yolo, "labelme": _labelme, "csv_boxes": _boxes, "rle_csv": _runs}
     if rule.kind not in writers:
         raise UsageError(f"annotations of kind {rule.kind} cannot be drawn")
+    if rule.kind in ("voc", "yolo", "labelme") and len(entries) > 1:
+        names = f"{entries[0].name} and {entries[1].name}"
+        raise UsageError(f"'{rule.mask}' is one file for {names}; kind {rule.kind} has a file for each image")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(writers[rule.kind](rule, entries), encoding="utf-8")
 

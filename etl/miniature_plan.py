@@ -182,7 +182,7 @@ def _masks(rules: Rules, index: int, image: ImagePlan, slices: int) -> Iterator[
     read = rules.images[index].match(image.paths[0]) or {}
     given = {name: read[name] for name in rules.shared(index)}
     if rule.kind != "file_per_label":
-        yield _mask(mask, index, given, None, slices if rule.kind == "image_stack" else 1)
+        yield _mask(mask, index, given, None, slices if rule.kind in ("image_stack", "dicom_label") else 1)
         return
     for label in [given["label"]] if "label" in given else rules.manifest.rule_labels(rule):
         found = _mask(mask, index, {**given, "label": label}, label, slices)
