@@ -141,6 +141,47 @@ def rle(part: Voxels, value: int, corner: tuple[int, int], shape: tuple[int, int
 
 
 @njit(cache=True, nogil=True)
+def _connected(part, value, starts, ends, parents):  # type: ignore[no-untyped-def]
+    """Union-find over the runs of each row and of the row before it."""
+    roots = n = before = 0  # runs of the row before are numbered from `before` to where this row began
+    for r in range(part.shape[0]):
+        began, c = n, 0
+        above = before
+        while c < part.shape[1]:
+            if part[r, c] != value:
+                c += 1
+                continue
+            start = c
+            while c < part.shape[1] and part[r, c] == value:
+                c += 1
+            starts[n], ends[n], parents[n] = start, c, n
+            roots += 1
+            while above < began and ends[above] < start:
+                above += 1
+            over = above
+            while over < began and starts[over] <= c:
+                one, other = n, over
+                while parents[one] != one:
+                    one = parents[one]
+                while parents[other] != other:
+                    other = parents[other]
+                if one != other:
+                    parents[max(one, other)] = min(one, other)
+                    roots -= 1
+                over += 1
+            n += 1
+        before = began
+    return roots <= 1
+
+
+def connected(part: Voxels, value: int) -> bool:
+    """See `etl.kernels_numpy.connected`."""
+    most = part.shape[0] * (part.shape[1] // 2 + 1)
+    starts, ends, parents = np.empty((3, most), np.int64)
+    return bool(_connected(part, value, starts, ends, parents))
+
+
+@njit(cache=True, nogil=True)
 def _scaled(plane, lower, upper, out):  # type: ignore[no-untyped-def]
     for r in range(plane.shape[0]):
         for c in range(plane.shape[1]):

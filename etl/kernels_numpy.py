@@ -52,6 +52,11 @@ def rle(part: Voxels, value: int, corner: tuple[int, int], shape: tuple[int, int
     return counts
 
 
+def connected(part: Voxels, value: int) -> bool:
+    """Whether the pixels of `part` (rows, columns) that are `value` are one 8-connected component (or none)."""
+    return bool(ndimage.label(part == value, np.ones((3, 3)))[1] <= 1)
+
+
 def scaled(plane: Voxels, lower: float, upper: float) -> NDArray[np.uint8]:
     """rint(255 * clip((x - lower) / (upper - lower), 0, 1)) in float64 of a plane, in C order; not finite: 0."""
     values = (plane.astype(np.float64) - lower) / (upper - lower)

@@ -75,7 +75,7 @@ def _of_value(
     row, column, area = at
     value = number if values is None else int(values[number])
     size = (shape[0], shape[1])
-    if value not in split:
+    if value not in split or kernels.connected(part, number):
         code = kernels.rle(part, number, (row, column), size) if area >= least else None
         yield Found(value, column, row, part.shape[1], part.shape[0], area, code)
         return

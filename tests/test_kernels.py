@@ -48,6 +48,12 @@ def test_scaled(plane: np.ndarray, lower: float, width: float) -> None:
     np.testing.assert_array_equal(one, other)
 
 
+@settings(max_examples=300)
+@given(hnp.arrays(np.uint8, hnp.array_shapes(min_dims=2, max_dims=2, max_side=9), elements=st.integers(0, 1)))
+def test_connected(part: np.ndarray) -> None:
+    assert fast.connected(part, 1) == plain.connected(part, 1)
+
+
 @given(hnp.arrays(st.sampled_from([np.int16, np.uint8]), st.integers(1, 50), elements=st.integers(0, 90)))
 def test_histogram(values: np.ndarray) -> None:
     np.testing.assert_array_equal(fast.histogram(values, -5, 100), plain.histogram(values, -5, 100))
