@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from itertools import islice
 
 from etl.errors import UsageError
@@ -101,7 +102,7 @@ def _roles(rules: Rules, index: int) -> tuple[str, ...]:
 def _images(
     rules: Rules, index: int, roles: tuple[str, ...], before: list[ImagePlan], slices: int
 ) -> Iterator[ImagePlan]:
-    names = {image.case for image in before} | {item.case for item in rules.manifest.exclude}
+    names = {image.case for image in before}
     used = {path for image in before for path in image.paths}
     pattern, todo = rules.images[index], list(roles)
     for found in captures(pattern, list(rules.manifest.rule_labels(rules.manifest.files[index]))):
@@ -120,7 +121,7 @@ def _sibling(
     rules: Rules, index: int, image: ImagePlan, before: list[ImagePlan], slices: int
 ) -> Iterator[ImagePlan]:
     """Another image of the same masks, as one sequence of several, where a capture tells images apart but no masks."""
-    names = {other.case for other in before} | {item.case for item in rules.manifest.exclude}
+    names = {other.case for other in before}
     for name in rules.images[index].names:
         if rules.masks[index] is None or name in rules.shared(index):
             continue
@@ -157,7 +158,13 @@ def _paths(rules: Rules, index: int, found: dict[str, str], slices: int) -> list
 
 
 def _case(rules: Rules, path: str) -> str | None:
-    """The case name of an image path by the first rule that matches it."""
+    """The case name of an image path by the first rule that matches it; None for one that is excluded."""
+    case = _case_name(rules, path)
+    faulty = any(fnmatchcase(case or "", item.case) for item in rules.manifest.exclude)
+    return None if faulty else case
+
+
+def _case_name(rules: Rules, path: str) -> str | None:
     for rule, pattern in zip(rules.manifest.files, rules.images, strict=True):
         found = pattern.match(path)
         if found is not None and rule.case is not None:

@@ -16,6 +16,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "redistribution": get_args(License.model_fields["redistribution"].annotation),
     "status": get_args(Manifest.model_fields["status"].annotation),
 }
+WHOLE_BODY, MANY = "whole body", 4
 HEAD = """# The sources
 
 Generated from `manifests/*.yaml` by `make docs-sources`; do not edit. Ordered by body region, then by modality, then
@@ -58,12 +59,18 @@ def page(manifests: Iterable[Manifest]) -> str:
     """`docs/sources.md`: a table for each body region."""
     parts = [HEAD]
     every = list(manifests)
-    for region in (*REGIONS, None):
-        rows = sorted((m for m in every if (m.body_regions or (None,))[0] == region), key=order)
+    for section in (*REGIONS, WHOLE_BODY, ""):
+        rows = sorted((m for m in every if section_of(m) == section), key=order)
         if rows:
-            parts.append(f"## {(region or 'not said').capitalize()}\n\n{_table(rows)}")
+            parts.append(f"## {(section or 'not said').capitalize()}\n\n{_table(rows)}")
     count = len({m.modality for m in every})
     return "\n".join([*parts, f"{len(every)} sources, {count} modalities.\n"])
+
+
+def section_of(manifest: Manifest) -> str:
+    """The body region under which a source is listed: its first, or the whole body where it has many."""
+    regions = manifest.body_regions
+    return WHOLE_BODY if len(regions) >= MANY else regions[0] if regions else ""
 
 
 def order(manifest: Manifest) -> tuple[str, int, str]:
