@@ -58,10 +58,10 @@ class Expected:
 
     rows: list[dict[str, object]] = field(default_factory=list)
 
-    def picture(self, source: str, case: str, regions: Sequence[tuple[str, Mask]]) -> None:
-        """Regions (label, mask of shape rows × columns) of a 2D image."""
+    def picture(self, source: str, case: str, regions: Sequence[tuple[str, Mask]], frame: int = 0) -> None:
+        """Regions (label, mask of shape rows × columns) of a 2D image, or of one frame of a sequence."""
         for label, mask in regions:
-            self._add(source, case, "native", 0, label, mask)
+            self._add(source, case, "native", frame, label, mask)
 
     def boxes(self, source: str, case: str, shape: tuple[int, int], regions: Sequence[tuple[str, Box]]) -> None:
         """Regions (label, box x, y, width, height) of a 2D image: every pixel that a box touches."""

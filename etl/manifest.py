@@ -168,6 +168,7 @@ class Manifest(_Model):
     year: int | None = None
     modality: Modality
     detail: str | None = None
+    size: str | None = None
     body_regions: tuple[BodyRegion, ...] = ()
     homepage: str | None = None
     license: License = License()
