@@ -9,11 +9,13 @@ from typing import Annotated, Any
 
 import typer
 
+from etl.cli_labels import labels_app
 from etl.errors import Failure, ItemError, MedglipError, UsageError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 sources_app = typer.Typer(no_args_is_help=True, help="The manifests: which public sources are known.")
 app.add_typer(sources_app, name="sources")
+app.add_typer(labels_app, name="labels")
 
 BUNDLED = Path(__file__).resolve().parents[1]
 PROFILES = {"paper": 0.015, "small": 0.001, "all": 0.0}

@@ -34,8 +34,9 @@ class Embedder:
         self.vectors = self._embed([name for _, name in named])
 
     def _embed(self, names: Sequence[str]) -> NDArray[np.float32]:
-        vectors: NDArray[np.float32] = np.asarray(self.model.embed([" ".join(label_text.words(n)) for n in names]))
-        return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
+        vectors = np.asarray(self.model.embed([" ".join(label_text.words(n)) for n in names]), dtype=np.float32)
+        length: NDArray[np.float32] = np.linalg.norm(vectors, axis=1, keepdims=True).astype(np.float32)
+        return vectors / np.maximum(length, np.float32(1e-9))
 
     def rank(self, raw: str, about: Context) -> list[tuple[str, float]]:
         """(label, cosine), best first; labels of the other side are left out."""

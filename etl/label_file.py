@@ -91,7 +91,8 @@ def _one_line_each(path: Path, lines: list[str], keys: list[str | None]) -> None
     for number, (line, raw) in enumerate(zip(lines, keys, strict=True), start=1):
         top = line.startswith(("source:", "labels:")) or not line.strip() or line.lstrip().startswith("#")
         if raw is None and not top:
-            raise UsageError(f"{path}:{number}: an entry must stand on one line: `  raw label: {{label: …, status: …}}`")
+            cause = "an entry must stand on one line: `  raw label: {label: …, status: …}`"
+            raise UsageError(f"{path}:{number}: {cause}")
 
 
 def _trailing_comment(line: str) -> str:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping as Map
+from collections.abc import Iterable, Iterator
+from collections.abc import Mapping as Map
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from etl import label_file, label_text
@@ -143,7 +145,8 @@ def _label_faults(label: Label, ontology: Ontology) -> Iterator[tuple[str, str]]
             yield "parent", f"'{label.name}' cannot be part of '{parent.name}', of the other side"
         regions = [ontology.categories[item.category].body_region for item in (label, parent)]
         if regions[0] != regions[1]:
-            yield "category-region", f"'{label.name}' lies in '{regions[0]}', its whole '{parent.name}' in '{regions[1]}'"
+            where = f"'{regions[0]}', its whole '{parent.name}' in '{regions[1]}'"
+            yield "category-region", f"'{label.name}' lies in {where}"
 
 
 def _pair_faults(label: Label, ontology: Ontology) -> Iterator[tuple[str, str]]:
@@ -241,7 +244,8 @@ def _side_faults(raw: str, parts: list[str], mapping: Mapping, ontology: Ontolog
 
 def names(ontology: Ontology) -> dict[str, str]:
     """Normalised name or synonym → label."""
-    return {label_text.normal(n): label.name for label in ontology.labels.values() for n in (label.name, *label.synonyms)}
+    labels = ontology.labels.values()
+    return {label_text.normal(n): label.name for label in labels for n in (label.name, *label.synonyms)}
 
 
 def _wholes(name: str, ontology: Ontology) -> set[str]:
@@ -261,7 +265,7 @@ def _format(path: Path, slug: str, entries: Map[str, Mapping]) -> Iterator[Probl
     known = [(number, raw) for number, raw in enumerate(keys, start=1) if raw is not None and raw in entries]
     if len(known) != len(entries):
         yield Problem(str(path), 1, "format", "each entry must stand on one line")
-    for (_, before), (number, raw) in zip(known, known[1:], strict=False):
+    for (_, before), (number, raw) in pairwise(known):
         if before > raw:
             yield Problem(str(path), number, "format", f"'{raw}' must stand before '{before}': entries are sorted")
             break

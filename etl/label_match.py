@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping as Map, Sequence
+from collections.abc import Iterable, Sequence
+from collections.abc import Mapping as Map
 from dataclasses import dataclass, field
 
 from etl import label_text
@@ -28,19 +29,23 @@ _MEANINGS = {
     "gastrocnemius": "calf muscle", "postcava": "inferior vena cava", "surrenalgland": "adrenal gland",
     "subdural": "intracranial hemorrhage", "epidural": "intracranial hemorrhage",
     "subarachnoid": "intracranial hemorrhage", "intraparenchymal": "intracranial hemorrhage",
-    "intraventricular": "intracranial hemorrhage", "myocardial": "myocardium", "scar": "infarct", "stroke": "stroke lesion",
+    "intraventricular": "intracranial hemorrhage", "myocardial": "myocardium", "scar": "infarct",
+    "stroke": "stroke lesion",
 }  # fmt: skip
 _DEVICES = frozenset(
-    "instrument grasper scissors clipper clip hook irrigator trocar needle suture suturing thread tool probe stent "
-    "implant bridge crown electrocautery bipolar bag suction clamp metal catheter artefact background".split()
+    label_text.words(
+        "instrument grasper scissors clipper clip hook irrigator trocar needle suture suturing thread tool probe stent "
+        "implant bridge crown electrocautery bipolar bag suction clamp metal catheter artefact background"
+    )
 )
-_DEVICES_FORM = frozenset(label_text.words(" ".join(sorted(_DEVICES)))) | _DEVICES
 _BARE = frozenset(
-    "tumor cancer lesion mass nodule cyst edema infection calcification effusion fracture scar cavity vessel artery "
-    "vein duct gland muscle bone tract lobe segment part anterior posterior benign malignant foreground object".split()
+    label_text.words(
+        "tumor cancer lesion mass nodule cyst edema infection calcification effusion fracture scar cavity vessel "
+        "artery vein duct gland muscle bone tract lobe segment part anterior posterior benign malignant foreground object"
+    )
 )  # words that mean another thing in another source
 _NAMELESS = frozenset({"tissue", "unknown", "other", "undefined", "remainder"})
-_FILLERS = frozenset({"of", "the", "and", "in", "with", "including", "a", "cavity", "bone", "structure", "blood", "pool"})
+_FILLERS = frozenset(label_text.words("of the and in with including a cavity bone structure blood pool"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +112,7 @@ def propose(known: Matcher, raw: str, about: Context) -> Proposal:
         return Proposal(known.exact[form], 0.97, "the name or a synonym of the label")
     if len(known.memory.get(form, ())) == 1:
         return Proposal(next(iter(known.memory[form])), 0.95, "the same name in a reviewed map")
-    if parts & _DEVICES_FORM or parts & _NAMELESS:
+    if parts & _DEVICES or parts & _NAMELESS:
         return Proposal(None, 0.8, "a device or no structure")
     ranked = rank(known, raw, about)
     if not ranked or ranked[0][1] < LEAST:
