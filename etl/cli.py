@@ -107,13 +107,7 @@ def build(
     options, known, chosen = _settled(locals())
     if fresh:
         pipeline.forget(chosen, options)
-    works = pipeline.plan(chosen, options)
-    if not source:
-        works = [w for w in works if w.units]
-    if not works:
-        raise Failure(f"nothing of these sources below {raw}; `medglip-etl sources check S --raw {raw}` says why")
-    pipeline.slice_all(works, options)
-    stats = pipeline.run_export(works, known, options)
+    stats = pipeline.build(chosen, known, options, named=bool(source))
     print(f"{stats['images']} images, {stats['regions']} regions in {out / 'dataset'}")
 
 
@@ -156,7 +150,7 @@ def stage(
 
 def _settled(given: dict[str, Any]) -> tuple[Any, dict[str, Any], list[Any]]:
     """(options, known manifests, chosen manifests) from the arguments of `build` and `stage`."""
-    from stages import pipeline
+    from stages.plan import Options
     from stages.slice import SliceParams
 
     if not given["raw"].is_dir():
@@ -164,7 +158,7 @@ def _settled(given: dict[str, Any]) -> tuple[Any, dict[str, Any], list[Any]]:
     more = [given["label_maps"]] if given["label_maps"] else []
     same = ("raw", "out", "workers", "scheduler", "encode_from", "min_regions", "only_redistributable",
             "accept_proposed", "png")
-    options = pipeline.Options(
+    options = Options(
         label_maps=(BUNDLED / "label_maps", *more), min_area=_area(given["min_area"], given["profile"]),
         slicing=SliceParams(_axes(given["axes"]), given["stride"], given["min_side"]), **{k: given[k] for k in same},
     )

@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 
-from etl import geometry, store
+from etl import geometry
 from etl.errors import Failure, UsageError
+from etl.results import committed
 
 
 def locate(out: Path, region: str) -> dict[str, Any]:
@@ -31,20 +32,34 @@ def locate(out: Path, region: str) -> dict[str, Any]:
 
 def _find(folder: Path, region: str) -> tuple[dict[str, Any], dict[str, Any]]:
     columns = ["source", "case", "axis", "slice_index", "regions"]
-    for batch in ds.dataset(folder).to_batches(columns=columns, batch_size=1000):
-        for image in batch.to_pylist():
-            for found in image["regions"]:
-                if region in (str(found["region_id"]), found["key"]):
-                    return image, found
+    for path in sorted(folder.rglob("*.parquet")):
+        file = pq.ParquetFile(path)
+        for group in range(file.num_row_groups):
+            if not region.isdecimal() or _may_hold(file.metadata.row_group(group), int(region)):
+                for image in file.read_row_group(group, columns).to_pylist():
+                    for found in image["regions"]:
+                        if region in (str(found["region_id"]), found["key"]):
+                            return image, found
     raise UsageError(f"no region '{region}' in this dataset; give an id or a key from its shards")
 
 
+def _may_hold(group: Any, region_id: int) -> bool:
+    """Whether a row group may hold a region id, by its statistics."""
+    for n in range(group.num_columns):
+        column = group.column(n)
+        if column.path_in_schema.startswith("regions.") and column.path_in_schema.endswith(".region_id"):
+            return column.statistics is None or column.statistics.min <= region_id <= column.statistics.max
+    return True
+
+
 def _origin(out: Path, image: dict[str, Any], bbox: list[int]) -> dict[str, Any]:
-    for path in sorted((out / "stages" / "slice" / image["source"]).glob("*.json")):
-        report = store.read_json(path)
-        for facts in report["images"]:
+    stages, source = out / "stages", image["source"]
+    keys = pq.read_table(stages / "decode" / source / "cases.parquet", columns=["key"])["key"].to_pylist()
+    results = committed(stages / "slice" / source, 1.0)
+    for result in (results[key] for key in keys if key in results):
+        for facts in result.images:
             if facts["case"] == image["case"]:
-                file = Path(report["root"]) / report["files"][0]
+                file = Path(result.root) / result.files[0]
                 return {"file": str(file), "sha256": _sha256(file)} | _space(facts, image, bbox)
     raise Failure(f"the stage results of {image['source']}/{image['case']} are gone; build it again")
 
