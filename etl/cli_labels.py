@@ -59,8 +59,9 @@ def labels_list(label_maps: Maps = None, as_json: AsJson = False) -> None:
 def _row(ontology: Any, label: Any) -> dict[str, Any]:
     from etl.phrases import phrases
 
-    row = label.model_dump(mode="json") | {"body_region": ontology.categories[label.category].body_region}
-    return row | {"phrases": phrases(ontology)[label.name]}
+    row: dict[str, Any] = label.model_dump(mode="json")
+    region = ontology.categories[label.category].body_region
+    return row | {"body_region": region, "phrases": phrases(ontology)[label.name]}
 
 
 @labels_app.command("show")
@@ -77,7 +78,8 @@ def labels_show(label: str, label_maps: Maps = None, as_json: AsJson = False) ->
     ontology = _ontology(label_maps)
     name = label if label in ontology.labels else names(ontology).get(normal(label))
     if name is None:
-        raise UsageError(f"no label '{label}'{suggestion(label, ontology.labels)}; `medglip-etl labels list` shows them")
+        near = suggestion(label, ontology.labels)
+        raise UsageError(f"no label '{label}'{near}; `medglip-etl labels list` shows them")
     slugs = sorted({p.stem for folder in _folders(label_maps) for p in (folder / "sources").glob("*.yaml")})
     raws = [
         {"source": slug, "raw_label": raw, "status": entry.status, "by": entry.by}
@@ -111,7 +113,8 @@ def labels_lint(manifests: Manifests = None, label_maps: Maps = None, as_json: A
     if as_json:
         print(json.dumps({"ok": not problems, "problems": [p.as_dict() for p in problems]}))
     else:
-        print("\n".join(map(str, problems)) if problems else f"{len(maps.entries)} label maps and the ontology: no fault")
+        fine = f"{len(maps.entries)} label maps and the ontology: no fault"
+        print("\n".join(map(str, problems)) or fine)
     if problems:
         raise typer.Exit(1)
 
@@ -160,7 +163,8 @@ def labels_suggest(
     panel = _panel(model, votes, cache, timeout)
     embed, reviewed = _embedder(ontology), _entries(known, label_maps)
     if panel is None:
-        print(f"no --model given: proposals from names{' and the embedding model' if embed else ' alone'}", file=sys.stderr)
+        how = "names and the local embedding model" if embed else "names alone (no embedding model is installed)"
+        print(f"no --model, so no endpoint is asked: proposals from {how}", file=sys.stderr)
     report: dict[str, Any] = {"sources": [], "requests": 0, "cached": 0, "tokens_in": 0, "tokens_out": 0}
     for manifest in named(known, source):
         raws = label_suggest.undecided(manifest.raw_labels(), reviewed[manifest.slug])

@@ -6,7 +6,8 @@ import io
 import subprocess
 import tarfile
 from collections import Counter
-from collections.abc import Iterator, Mapping as Map, Sequence
+from collections.abc import Iterator, Sequence
+from collections.abc import Mapping as Map
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,8 @@ def checkout(revision: str, repository: Path, into: Path) -> Path:
     done = subprocess.run(command, capture_output=True, check=False)
     if done.returncode:
         cause = done.stderr.decode(errors="replace").strip().splitlines()
-        raise UsageError(f"'{revision}' is neither a folder nor a git revision here: {cause[-1] if cause else 'git failed'}")
+        said = cause[-1] if cause else "git failed"
+        raise UsageError(f"'{revision}' is neither a folder nor a git revision here: {said}")
     with tarfile.open(fileobj=io.BytesIO(done.stdout)) as archive:
         archive.extractall(into, filter="data")
     return into / "label_maps"
@@ -137,10 +139,10 @@ def _crop(content: bytes, box: Sequence[float], folder: Path, key: str) -> str:
     x, y, w, h = box
     ImageDraw.Draw(image).rectangle([x, y, x + w - 1, y + h - 1], outline=(255, 210, 0))
     edges = (max(0, x - w / 2 - 8), max(0, y - h / 2 - 8), x + 1.5 * w + 8, y + 1.5 * h + 8)
-    frame = (*edges[:2], min(image.width, edges[2]), min(image.height, edges[3]))
+    frame = (int(edges[0]), int(edges[1]), int(min(image.width, edges[2])), int(min(image.height, edges[3])))
     folder.mkdir(parents=True, exist_ok=True)
     name = quote(key, safe="") + ".png"
-    image.crop(tuple(int(v) for v in frame)).save(folder / name)
+    image.crop(frame).save(folder / name)
     return name
 
 
@@ -165,7 +167,7 @@ def markdown(found: Sequence[Change], numbers: Map[tuple[str, str], Moved], crop
     lines += [_row(change, numbers.get((change.source, change.raw))) for change in found]
     if numbers:
         regions, waiting = (sum(getattr(n, what) for n in numbers.values()) for what in ("regions", "quarantined"))
-        lines += ["", f"In the dataset {regions} regions have these raw labels; {waiting} are in quarantine for want of a label."]
+        lines += ["", f"{regions} regions of the dataset have these raw labels; {waiting} more wait for a label."]
     for (source, raw), number in numbers.items():
         if number.crops and crops is not None:
             lines += ["", f"`{source}` / `{raw}`: " + " ".join(f"![{raw}]({crops / name})" for name in number.crops)]
@@ -174,7 +176,8 @@ def markdown(found: Sequence[Change], numbers: Map[tuple[str, str], Moved], crop
 
 def _row(change: Change, number: Moved | None) -> str:
     same = change.category_before == change.category_after
-    category = change.category_after or "—" if same else f"{change.category_before or '—'} → {change.category_after or '—'}"
+    old, new = change.category_before or "—", change.category_after or "—"
+    category = new if same else f"{old} → {new}"
     cells = [f"`{change.source}`", f"`{_cell(change.raw)}`", _said(change.before), _said(change.after), category]
     if number is not None:
         more = f" (+{number.quarantined} in quarantine)" if number.quarantined else ""

@@ -36,7 +36,7 @@ class Embedder:
     def _embed(self, names: Sequence[str]) -> NDArray[np.float32]:
         vectors = np.asarray(self.model.embed([" ".join(label_text.words(n)) for n in names]), dtype=np.float32)
         length: NDArray[np.float32] = np.linalg.norm(vectors, axis=1, keepdims=True).astype(np.float32)
-        return vectors / np.maximum(length, np.float32(1e-9))
+        return np.divide(vectors, np.maximum(length, np.float32(1e-9)), dtype=np.float32)
 
     def rank(self, raw: str, about: Context) -> list[tuple[str, float]]:
         """(label, cosine), best first; labels of the other side are left out."""

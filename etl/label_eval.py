@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping as Map
+from collections.abc import Callable, Iterator
+from collections.abc import Mapping as Map
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from etl import label_match
@@ -104,7 +106,7 @@ def score(ontology: Ontology, cases: list[Case]) -> dict[str, Any]:
 
 def _bins(cases: list[Case]) -> Iterator[dict[str, Any]]:
     """For each span of confidence: how many labels were proposed, the mean confidence, the share that was right."""
-    for low, high in zip(BINS, BINS[1:], strict=False):
+    for low, high in pairwise(BINS):
         inside = [c for c in cases if low <= c.proposal.confidence < high]
         if inside:
             mean = sum(c.proposal.confidence for c in inside) / len(inside)

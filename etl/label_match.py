@@ -41,7 +41,8 @@ _DEVICES = frozenset(
 _BARE = frozenset(
     label_text.words(
         "tumor cancer lesion mass nodule cyst edema infection calcification effusion fracture scar cavity vessel "
-        "artery vein duct gland muscle bone tract lobe segment part anterior posterior benign malignant foreground object"
+        "artery vein duct gland muscle bone tract lobe segment part anterior posterior benign malignant "
+        "foreground object"
     )
 )  # words that mean another thing in another source
 _NAMELESS = frozenset({"tissue", "unknown", "other", "undefined", "remainder"})
