@@ -32,3 +32,4 @@ test-all: $(VENV)/.dev
 lint: $(VENV)/.dev
 	$(BIN)/ruff check etl stages tests
 	$(BIN)/mypy
+	$(BIN)/medglip-etl labels lint

@@ -108,13 +108,16 @@ def labels_lint(manifests: Manifests = None, label_maps: Maps = None, as_json: A
     """
     from etl import label_lint
 
-    maps, problems = label_lint.load(_ontology(label_maps), manifests_of(manifests), _folders(label_maps))
-    problems += label_lint.lint(maps)
+    folders = _folders(label_maps)
+    try:
+        maps, problems = label_lint.load(_ontology(label_maps), manifests_of(manifests), folders)
+        problems += label_lint.lint(maps)
+    except UsageError as error:  # an ontology or a manifest that cannot be read is a fault like any other
+        problems = [label_lint.Problem(str(folders[-1]), 1, "unreadable", str(error))]
     if as_json:
         print(json.dumps({"ok": not problems, "problems": [p.as_dict() for p in problems]}))
     else:
-        fine = f"{len(maps.entries)} label maps and the ontology: no fault"
-        print("\n".join(map(str, problems)) or fine)
+        print("\n".join(map(str, problems)) or f"{len(maps.entries)} label maps and the ontology: no fault")
     if problems:
         raise typer.Exit(1)
 

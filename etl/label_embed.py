@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,9 +27,12 @@ class Embedder:
     """The names of all labels as unit vectors; `rank` orders the labels by cosine."""
 
     def __init__(self, ontology: Ontology) -> None:
-        from wordllama import WordLlama
+        level = logging.getLogger().level
+        import wordllama
 
-        self.model: Any = WordLlama.load()
+        logging.getLogger().setLevel(level)  # the package turns on INFO for everybody
+        inside = Path(wordllama.__file__).parent  # weights and tokenizer lie in the package; nothing is downloaded
+        self.model: Any = wordllama.WordLlama.load(cache_dir=inside, disable_download=True)
         named = [(label.name, n) for label in ontology.labels.values() for n in (label.name, *label.synonyms)]
         self.labels = [label for label, _ in named]
         self.ontology = ontology

@@ -120,7 +120,7 @@ def propose(known: Matcher, raw: str, about: Context) -> Proposal:
         return Proposal(None, 0.5, "no name of a label is like it")
     label, score = ranked[0]
     gap = score - (ranked[1][1] if len(ranked) > 1 else 0)
-    return Proposal(label, round(min(0.92, 0.35 + 0.45 * score + 0.5 * min(gap, 0.3)), 2), "alike in words and context")
+    return Proposal(label, round(0.2 + 0.3 * score + 0.5 * min(gap, 0.3), 2), "alike in words and context")
 
 
 def rank(known: Matcher, raw: str, about: Context) -> list[tuple[str, float]]:
