@@ -109,8 +109,11 @@ def ask(
 
 
 def _candidates(known: Matcher, raw: str, about: Context, embed: Ranker | None) -> list[str]:
+    """The closed list: the labels most like the raw label; all of them where none is alike (another language)."""
     more = [label for label, _ in embed(raw, about)[:12]] if embed else []
     ranked = label_match.rank(known, raw, about)
+    if not ranked or ranked[0][1] < label_match.LEAST:
+        return sorted(known.ontology.labels)
     proposal = label_match.propose(known, raw, about)
     first = [(proposal.label, 1.0)] if proposal.label else []
     return sorted(label_match.candidates([*first, *ranked], more))
