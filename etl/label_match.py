@@ -13,6 +13,7 @@ from etl import label_text
 from etl.labelmap import Mapping, Ontology
 from etl.manifest import Manifest
 
+_STEM = 5  # words that share so many letters are forms of one word: pancreas, pancreatic
 LEAST = 0.45  # below this score nothing is proposed
 _LEVEL = re.compile(r"([ctl])([0-9]{1,2})")
 _LEVELS = {"c": ("cervical", 7), "t": ("thoracic", 13), "l": ("lumbar", 6)}
@@ -77,6 +78,7 @@ class Matcher:
     exact: Map[str, str]
     memory: Map[str, Counter[str]]
     forms: tuple[tuple[str, frozenset[str]], ...]
+    by_stem: Map[str, tuple[int, ...]]
     weight: Map[str, float] = field(default_factory=dict)
 
 
@@ -102,7 +104,12 @@ def matcher(ontology: Ontology, reviewed: Iterable[Map[str, Mapping]] = ()) -> M
     forms = sorted({(label, form) for label, form in forms if form}, key=lambda f: (f[0], sorted(f[1])))
     count = Counter(word for _, form in forms for word in form)
     weight = {word: 1 + math.log(len(forms) / n) for word, n in count.items()}
-    return Matcher(ontology, exact, dict(memory), tuple(forms), weight)
+    by_stem: dict[str, list[int]] = defaultdict(list)
+    for number, (_, form) in enumerate(forms):
+        for stem in {word[:_STEM] for word in form}:
+            by_stem[stem].append(number)
+    stems = {stem: tuple(numbers) for stem, numbers in by_stem.items()}
+    return Matcher(ontology, exact, dict(memory), tuple(forms), stems, weight)
 
 
 def propose(known: Matcher, raw: str, about: Context) -> Proposal:
@@ -129,7 +136,8 @@ def rank(known: Matcher, raw: str, about: Context) -> list[tuple[str, float]]:
     told = label_text.side(label_text.words(raw)) or _expanded_side(raw)
     around = _around(raw, about)
     best: dict[str, float] = {}
-    for label, form in known.forms:
+    near = sorted({number for word in query for number in known.by_stem.get(word[:_STEM], ())})
+    for label, form in (known.forms[number] for number in near):
         factor = _side_factor(known.ontology, label, told) * _place_factor(known.ontology, label, about)
         if factor:
             score = factor * _likeness(query, form, around, known.weight)
@@ -208,8 +216,7 @@ def _best(word: str, others: Iterable[str]) -> float:
 def _alike(one: str, other: str) -> float:
     if one == other:
         return 1.0
-    stem = min(len(one), len(other), 5)
-    return 0.8 if stem >= 5 and one[:stem] == other[:stem] else 0.0
+    return 0.8 if min(len(one), len(other)) >= _STEM and one[:_STEM] == other[:_STEM] else 0.0
 
 
 def candidates(ranked: Sequence[tuple[str, float]], more: Sequence[str] = (), n: int = 20) -> list[str]:

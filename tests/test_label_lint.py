@@ -51,38 +51,58 @@ ONTOLOGY = "label_maps/ontology.yaml"
 BOTH = "kidney including tumor and cyst"
 SEEDED = {
     "missing entry": (SOURCES + "acdc.yaml", r"  myocardium: .*\n", "", "totality"),
-    "entry without raw label": (SOURCES + "msd_lung.yaml", r"\Z", "  zz: {label: heart, status: approved, by: a}\n", "stale"),
+    "entry without raw label": (
+        SOURCES + "msd_lung.yaml", r"\Z", "  zz: {label: heart, status: approved, by: a}\n", "stale",
+    ),
     "unknown label": (SOURCES + "acdc.yaml", "label: right ventricle", "label: right ventrical", "unknown-label"),
     "side swapped": (SOURCES + "flare22.yaml", "label: left kidney", "label: right kidney", "laterality"),
     "side lost": (SOURCES + "flare22.yaml", "label: left kidney", "label: kidney", "laterality"),
     "side lost to another organ": (SOURCES + "flare22.yaml", "label: left kidney", "label: liver", "laterality"),
     "side made up": (SOURCES + "kits23.yaml", "label: kidney,", "label: left kidney,", "laterality"),
     "chamber swapped": (SOURCES + "acdc.yaml", "label: left ventricle,", "label: right ventricle,", "laterality"),
-    "nobody approved": (SOURCES + "acdc.yaml", r"myocardium, status: approved, by: curator",
-                        "myocardium, status: approved", "reviewer"),
+    "nobody approved": (
+        SOURCES + "acdc.yaml", r"myocardium, status: approved, by: curator",
+        "myocardium, status: approved", "reviewer",
+    ),
     "a program approved": (SOURCES + "acdc.yaml", "by: curator", 'by: "llm:some-model"', "reviewer"),
     "rejected without reason": (SOURCES + "kits23.yaml", r", why: .only a part.*\}", "}", "reason"),
-    "part beside its whole": (SOURCES + "kits23.yaml", r"  kidney: .*\n",
-                              "  kidney: {label: kidney, status: approved, by: a}\n", "part-as-whole"),
-    "part as the whole": (SOURCES + "totalsegmentator_ct.yaml", "label: left lung upper lobe", "label: left lung", "part-as-whole"),
+    "part beside its whole": (
+        SOURCES + "kits23.yaml", r"  kidney: .*\n",
+        "  kidney: {label: kidney, status: approved, by: a}\n", "part-as-whole",
+    ),
+    "part as the whole": (
+        SOURCES + "totalsegmentator_ct.yaml", "label: left lung upper lobe", "label: left lung", "part-as-whole",
+    ),
     "disease as anatomy": (SOURCES + "kits23.yaml", "label: kidney tumor", "label: kidney", "kind"),
     "unsorted": (SOURCES + "acdc.yaml", r"(labels:\n)(.*\n)(.*\n)", r"\1\3\2", "format"),
-    "another spelling": (SOURCES + "acdc.yaml", "status: approved, by: curator", "by: curator, status: approved", "format"),
+    "another spelling": (
+        SOURCES + "acdc.yaml", "status: approved, by: curator", "by: curator, status: approved", "format",
+    ),
     "trailing blank": (SOURCES + "acdc.yaml", r"curator\}\n", "curator} \n", "format"),
     "no line end": (SOURCES + "acdc.yaml", r"\n\Z", "", "format"),
     "two meanings": (SOURCES + "cvc_clinicdb.yaml", "label: colorectal polyp", "label: colon cancer", "context"),
     "split by one source": ("manifests/kvasir.yaml", r"\Z", "", "components"),
-    "synonym twice": (ONTOLOGY, r"name: spleen(.*?)synonyms: \[", r"name: spleen\1synonyms: [lien, Lien", "synonym-twice"),
-    "synonyms cross": (ONTOLOGY, r"name: spleen(.*?)synonyms: \[", r"name: spleen\1synonyms: [livers", "synonym-crossing"),
+    "synonym twice": (
+        ONTOLOGY, r"name: spleen(.*?)synonyms: \[", r"name: spleen\1synonyms: [lien, Lien", "synonym-twice",
+    ),
+    "synonyms cross": (
+        ONTOLOGY, r"name: spleen(.*?)synonyms: \[", r"name: spleen\1synonyms: [livers", "synonym-crossing",
+    ),
     "197 labels": (ONTOLOGY, r"  - \{id: 198.*\n", "", "counts"),
     "category without part": (ONTOLOGY, r"Abdomen \(spleen\)", "Spleen", "category-name"),
-    "category elsewhere": (ONTOLOGY, r"Abdomen \(spleen\), body_region: abdomen", "Abdomen (spleen), body_region: chest",
-                           "category-region"),
-    "lesion elsewhere": (ONTOLOGY, r"name: liver cyst, category: Abdomen \(liver\)", "name: liver cyst, category: Head (eye)",
-                         "category-region"),
+    "category elsewhere": (
+        ONTOLOGY, r"Abdomen \(spleen\), body_region: abdomen",
+        "Abdomen (spleen), body_region: chest", "category-region",
+    ),
+    "lesion elsewhere": (
+        ONTOLOGY, r"name: liver cyst, category: Abdomen \(liver\)",
+        "name: liver cyst, category: Head (eye)", "category-region",
+    ),
     "pair broken": (ONTOLOGY, "name: left scapula", "name: shoulder blade of the left", "pair"),
     "side of the label wrong": (ONTOLOGY, r"(name: left scapula.*?laterality: )left", r"\1right", "laterality"),
-    "part of the other side": (ONTOLOGY, r"(name: left lung upper lobe.*?parent: )left lung", r"\1right lung", "parent"),
+    "part of the other side": (
+        ONTOLOGY, r"(name: left lung upper lobe.*?parent: )left lung", r"\1right lung", "parent",
+    ),
     "same code twice": (ONTOLOGY, r"(name: thyroid nodule.*?codes: \{)\}", r'\1snomed: "78961009"}', "same-meaning"),
     "made-up code": (ONTOLOGY, r"(name: thyroid nodule.*?codes: \{)\}", r'\1radlex: "RID1"}', "code"),
 }  # fmt: skip

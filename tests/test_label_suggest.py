@@ -51,7 +51,7 @@ class Server(ThreadingHTTPServer):
 class Handler(BaseHTTPRequestHandler):
     server: Server
 
-    def do_POST(self) -> None:  # noqa: N802
+    def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         raw = json.loads(re.search(r"Structure: (.*)", body["messages"][1]["content"])[1])  # type: ignore[index]
         with self.server.lock:
@@ -98,7 +98,8 @@ class Handler(BaseHTTPRequestHandler):
     def send(self, status: int, body: bytes, headers: dict[str, str]) -> None:
         try:
             self.send_response(status)
-            for name, value in {"Content-Type": "application/json", "Content-Length": str(len(body)), **headers}.items():
+            headers = {"Content-Type": "application/json", "Content-Length": str(len(body)), **headers}
+            for name, value in headers.items():
                 self.send_header(name, value)
             self.end_headers()
             self.wfile.write(body)
@@ -190,7 +191,7 @@ def test_one_trouble_each_is_survived(server: Server, toy: Path, trouble: str, d
     found = load_label_map("toy_ct", toy / "maps")
     assert set(found) == set(RIGHT)
     if trouble == "not http json":  # that answer is lost; the entry is proposed from names, and asked again later
-        assert {raw: p for s in report["sources"] for raw, p in s["problems"].items()}.keys() == {"Leber", "Milz", "Stent"}
+        assert report["sources"][0]["problems"].keys() == {"Leber", "Milz", "Stent"}
         suggest(toy)
     assert proposed(toy) == WANTED
 
@@ -263,7 +264,8 @@ def test_without_an_endpoint_names_are_enough_for_most(toy: Path) -> None:
     text = (toy / "manifests/toy_mr.yaml").read_text().replace("slug: totalsegmentator_mr", "slug: toy_mr")
     (toy / "manifests/toy_mr.yaml").write_text(text)
     result = CliRunner().invoke(app, [
-        "labels", "suggest", "--source", "toy_mr", "--manifests", str(toy / "manifests"), "--label-maps", str(toy / "maps")
+        "labels", "suggest", "--source", "toy_mr", "--manifests", str(toy / "manifests"),
+        "--label-maps", str(toy / "maps"),
     ])  # fmt: skip
     assert result.exit_code == 0, result.output
     assert "no endpoint is asked" in result.stderr
@@ -278,7 +280,8 @@ def test_without_an_endpoint_names_are_enough_for_most(toy: Path) -> None:
 def test_approve_puts_the_reviewer_on_record(server: Server, toy: Path) -> None:
     suggest(toy)
     maps = ["--label-maps", str(toy / "maps")]
-    result = CliRunner().invoke(app, ["labels", "approve", "--source", "toy_ct", "--by", "A. Reader", *maps, "Leber", "Stent"])
+    approve = ["labels", "approve", "--source", "toy_ct", *maps]
+    result = CliRunner().invoke(app, [*approve, "--by", "A. Reader", "Leber", "Stent"])
     assert result.exit_code == 0, result.output
     found = load_label_map("toy_ct", toy / "maps")
     assert (found["Leber"].status, found["Leber"].by) == ("approved", "A. Reader")
@@ -286,9 +289,9 @@ def test_approve_puts_the_reviewer_on_record(server: Server, toy: Path) -> None:
     assert (found["Stent"].status, found["Stent"].by) == ("rejected", "A. Reader")
     assert found["Milz"].status == "proposed"
     for wrong in (["--by", "llm:x"], ["--by", "A. Reader", "Nabel"]):
-        refused = CliRunner().invoke(app, ["labels", "approve", "--source", "toy_ct", *wrong, *maps])
+        refused = CliRunner().invoke(app, [*approve, *wrong])
         assert refused.exit_code == 2
-    rest = CliRunner().invoke(app, ["labels", "approve", "--source", "toy_ct", "--by", "A. Reader", *maps, "--json"])
+    rest = CliRunner().invoke(app, [*approve, "--by", "A. Reader", "--json"])
     assert json.loads(rest.stdout)["approved"] == sorted(set(RIGHT) - {"Leber", "Stent"})
     linted = CliRunner().invoke(app, ["labels", "lint", "--manifests", str(toy / "manifests"), *maps])
     assert "toy_ct" not in linted.output, linted.output
