@@ -92,7 +92,7 @@ def test_an_edit_changes_its_line_and_no_other(tmp_path: Path) -> None:
         '  "no": {label: aorta, status: approved, by: me}',
     ]
     path.write_text(TEXT.replace("  c: {label", "  c:\n    {label"))
-    with pytest.raises(UsageError, match=r"toy.yaml:6: an entry must stand on one line"):
+    with pytest.raises(UsageError, match=r"toy.yaml:7: an entry must stand on one line"):
         label_file.edited(path, "toy", {"b": new})
 
 
