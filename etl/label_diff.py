@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import subprocess
 import tarfile
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from collections.abc import Mapping as Map
 from dataclasses import asdict, dataclass, field
@@ -16,7 +15,7 @@ from urllib.parse import quote
 from etl.errors import UsageError
 from etl.labelmap import Mapping, Ontology, load_label_map, load_ontology
 
-_COLUMNS = ["key", "source", "file_name", "regions"]
+CROPS = 3  # examples for each changed raw label
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,34 +100,47 @@ def moved(found: Sequence[Change], out: Path, crops: Path | None = None) -> dict
     if not shards:
         raise UsageError(f"{out}: no dataset there; run `medglip-etl build` first")
     counts = {(c.source, c.raw): Moved() for c in found}
-    sources = {c.source for c in found}
     for shard in shards:
         file = pq.ParquetFile(shard)
         for group in range(file.num_row_groups):
-            table = file.read_row_group(group, columns=_COLUMNS)
-            for n, row in enumerate(table.to_pylist()):
-                if row["source"] in sources:
-                    _count(row, counts, lambda g=group, i=n, f=file: _pixels(f, g, i), crops)
+            _count(file, group, counts, crops)
     _count_quarantine(counts, out)
     return counts
 
 
-def _count(row: dict[str, Any], counts: Map[tuple[str, str], Moved], pixels: Any, crops: Path | None) -> None:
-    raws = Counter(region["raw_label"] for region in row["regions"])
-    for raw, n in raws.items():
-        here = counts.get((row["source"], raw))
+def _count(file: Any, group: int, counts: Map[tuple[str, str], Moved], crops: Path | None) -> None:
+    """Add the regions and images of one row group; only sources and raw labels are read, pixels for crops alone."""
+    import pandas as pd
+    import pyarrow.compute as pc
+
+    table = file.read_row_group(group, columns=["source", "regions.list.element.raw_label"]).combine_chunks()
+    lists = table.column("regions").combine_chunks()
+    rows = pc.list_parent_indices(lists)
+    frame = pd.DataFrame(
+        {
+            "source": table.column("source").take(rows).to_pandas(),
+            "raw": pc.struct_field(pc.list_flatten(lists), "raw_label").to_pandas(),
+            "row": rows.to_pandas(),
+        }
+    )
+    frame = frame[frame["source"].isin({source for source, _ in counts})]
+    for (source, raw), inside in frame.groupby(["source", "raw"]):
+        here = counts.get((str(source), str(raw)))
         if here is None:
             continue
-        here.regions += n
-        here.images += 1
-        if crops is not None and len(here.crops) < 3:
-            region = max((r for r in row["regions"] if r["raw_label"] == raw), key=lambda r: r["area"])
-            here.crops.append(_crop(pixels(), region["bbox"], crops, region["key"]))
+        images = inside["row"].unique()
+        here.regions += len(inside)
+        here.images += len(images)
+        if crops is not None:
+            here.crops += [_example(file, group, int(n), str(raw), crops) for n in images[: CROPS - len(here.crops)]]
 
 
-def _pixels(file: Any, group: int, row: int) -> bytes:
-    content: bytes = file.read_row_group(group, columns=["image"]).column("image")[row].as_py()["bytes"]
-    return content
+def _example(file: Any, group: int, row: int, raw: str, folder: Path) -> str:
+    """The file name of a crop around the image's largest region of a raw label."""
+    table = file.read_row_group(group, columns=["image", "regions"]).slice(row, 1)
+    image, regions = table.column("image")[0].as_py(), table.column("regions")[0].as_py()
+    region = max((r for r in regions if r["raw_label"] == raw), key=lambda r: r["area"])
+    return _crop(image["bytes"], region["bbox"], folder, region["key"])
 
 
 def _crop(content: bytes, box: Sequence[float], folder: Path, key: str) -> str:
