@@ -3,8 +3,9 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 OUT ?= out
 DEMO = $(OUT)/demo
+BENCH ?= $(OUT)/bench
 
-.PHONY: setup build-dataset test test-all lint
+.PHONY: setup build-dataset test test-all lint bench
 setup: $(VENV)/.done
 $(VENV)/.done: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -33,3 +34,5 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check etl stages tests
 	$(BIN)/mypy
 	$(BIN)/medglip-etl labels lint
+bench: $(VENV)/.dev
+	$(BIN)/python tests/bench/bench.py $(BENCH) --report docs/performance.md

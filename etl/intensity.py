@@ -1,10 +1,13 @@
-"""Grey values to 8 bit, computed in float64. Pure NumPy."""
+"""Grey values to 8 bit, computed in float64."""
+
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-Array = npt.NDArray[np.generic]
-CHUNK = 1 << 22  # values looked at together
+from etl import kernels
+
+Array = npt.NDArray[Any]
 
 
 def window_bounds(center: float, width: float) -> tuple[float, float]:
@@ -32,11 +35,9 @@ def percentile_bounds(array: Array, low: float, high: float) -> tuple[float, flo
 
 def _counted(array: Array, low: float, high: float) -> tuple[float, float]:
     """The percentiles from a histogram of all values of the type."""
-    first = 0 if array.dtype.kind == "u" else -(1 << (8 * array.dtype.itemsize - 1))
-    counts = np.zeros(1 << (8 * array.dtype.itemsize), np.int64)
-    flat = array.ravel(order="K")
-    for start in range(0, flat.size, CHUNK):
-        counts += np.bincount(flat[start : start + CHUNK].astype(np.int64) - first, minlength=counts.size)
+    limits = np.iinfo(array.dtype)
+    first = int(limits.min)
+    counts = kernels.histogram(array, first, int(limits.max) - first + 1)
     present = np.flatnonzero(counts)[1:]
     if present.size == 0:
         return 0.0, 0.0

@@ -98,6 +98,22 @@ class _Entry:
     rules: list[int]
 
 
+class _Excluded:
+    """The cases with a known fault."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        texts = {item.case: f"{item.why} {item.link or ''}".strip() for item in manifest.exclude}
+        self._names = {case: text for case, text in texts.items() if "*" not in case}
+        self._patterns = [(re.compile(re.escape(case).replace(r"\*", ".*"), re.DOTALL), text)
+                          for case, text in texts.items() if "*" in case]  # fmt: skip
+
+    def why(self, case: str) -> str | None:
+        """What is wrong with a case, if something is."""
+        if case in self._names:
+            return self._names[case]
+        return next((text for pattern, text in self._patterns if pattern.fullmatch(case)), None)
+
+
 def stem(path: str) -> str:
     """A path without its extension (`.nii.gz` is one), with `/` as `-`."""
     return _EXTENSION.sub("", _PACKED.sub("", path)).replace("/", "-")
@@ -137,13 +153,13 @@ def inventory(manifest: Manifest, root: Path) -> Inventory:
     _index_masks(rules, mask_paths)
     _unique(entries)
     result = Inventory(unexpected=unexpected)
-    excluded = {item.case: f"{item.why} {item.link or ''}".strip() for item in manifest.exclude}
+    excluded = _Excluded(manifest)
     used: set[str] = set()
     for entry in entries:
         masks = _masks_of(rules, entry)
         used.update(mask.path for mask in masks)
-        if entry.case in excluded:
-            result.rejected.append(Rejected(entry.case, "excluded", excluded[entry.case]))
+        if (fault := excluded.why(entry.case)) is not None:
+            result.rejected.append(Rejected(entry.case, "excluded", fault))
         elif not masks:
             result.rejected.append(Rejected(entry.case, "no_mask", f"no mask matches image {entry.path}"))
         else:
@@ -274,7 +290,7 @@ def _rule_split(manifest: Manifest, entry: _Entry) -> str | None:
     return next(iter(splits), None)
 
 
-def _orphans(rules: list[_RuleFiles], used: set[str], excluded: dict[str, str]) -> Iterator[Rejected]:
+def _orphans(rules: list[_RuleFiles], used: set[str], excluded: _Excluded) -> Iterator[Rejected]:
     """One row for each case that has masks but no image."""
     paths: dict[str, list[str]] = defaultdict(list)
     seen: set[str] = set()
@@ -286,8 +302,8 @@ def _orphans(rules: list[_RuleFiles], used: set[str], excluded: dict[str, str]) 
                     seen.add(mask.path)
                     paths[_orphan_name(rule, mask.path, captures)].append(mask.path)
     for case, files in paths.items():
-        if case in excluded:
-            yield Rejected(case, "excluded", excluded[case])
+        if (fault := excluded.why(case)) is not None:
+            yield Rejected(case, "excluded", fault)
         else:
             more = f" and {len(files) - 1} more" if len(files) > 1 else ""
             yield Rejected(case, "no_image", f"no image matches mask {files[0]}{more}")

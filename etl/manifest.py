@@ -118,9 +118,11 @@ class View(_Model):
 
 
 class Table(_Model):
-    """A CSV, TSV or JSON file of facts: the row whose `key` column equals the `case` template."""
+    """A CSV, TSV or JSON file of facts: the row whose `key` column equals the `case` template. One that is
+    `optional` may be missing."""
 
     file: RelativePath
+    optional: bool = False
     key: Text
     case: Text = "{case}"
     columns: dict[Fact, Text]
@@ -128,7 +130,7 @@ class Table(_Model):
 
 
 class Exclude(_Model):
-    """A case with a known fault."""
+    """A case with a known fault; `*` in its name stands for any text."""
 
     case: Text
     why: Text

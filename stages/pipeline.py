@@ -23,15 +23,19 @@ PNG_LIMIT = 100_000
 
 def build(chosen: list[Manifest], known: dict[str, Manifest], options: Options, *, named: bool) -> dict[str, Any]:
     """All stages for these sources; those without a single pair are left out unless they were `named`."""
-    works = plan.plan(chosen, options)
+    works, faults = plan.plan(chosen, options)
     if not named:
         works = [w for w in works if w.units]
     if not works:
-        raise Failure(
-            f"nothing of these sources below {options.raw}; `medglip-etl sources check S --raw {options.raw}` says why"
-        )
+        raise Failure("\n".join([
+            *faults, f"nothing of these sources below {options.raw}; "
+            f"`medglip-etl sources check S --raw {options.raw}` says why"
+        ]))  # fmt: skip
     slice_all(works, options)
-    return run_export(works, known, options)
+    stats = run_export(works, known, options)
+    if faults:
+        raise Failure("\n".join(["the dataset was built without these sources:", *faults]))
+    return stats
 
 
 def slice_all(works: list[Work], options: Options) -> None:
@@ -123,9 +127,10 @@ def run_stage(name: str, chosen: list[Manifest], known: dict[str, Manifest], opt
     if name == "fetch":
         raise Failure("fetch: these sources have no download yet; put their files below --raw")
     listed = {m.slug for m in chosen if plan.listing(m.slug, options.out).exists()}
-    works = [w for w in plan.plan(chosen, options) if w.units or w.rejected]
-    if not works:
-        raise Failure(f"fetch has not run: nothing of these sources below {options.raw}")
+    works, faults = plan.plan(chosen, options)
+    works = [w for w in works if w.units or w.rejected]
+    if faults or not works:
+        raise Failure("\n".join(faults or [f"fetch has not run: nothing of these sources below {options.raw}"]))
     if name == "decode":
         return f"decode: {sum(len(w.units) for w in works)} cases, {sum(len(w.rejected) for w in works)} quarantined"
     _require(name, works, listed, options)

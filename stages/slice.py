@@ -19,12 +19,13 @@ from etl.formats import companions
 from etl.inventory import Case
 from etl.kinds import Layer
 from etl.manifest import Manifest
-from etl.regions import Found, regions
+from etl.planes import Greys
+from etl.regions import Found, VolumeRegions, regions
 from etl.results import BatchWriter
 
 HEADERS = (".mhd", ".hdr", ".nhdr", ".hdr.gz")
 Emit = Callable[[dict[str, Any]], None]
-VERSION = 2
+VERSION = 3
 Array = npt.NDArray[np.generic]
 CT_WINDOW = (40.0, 400.0)
 PERCENTILE = (0.5, 99.5)
@@ -168,17 +169,17 @@ def _reject(case: str, error: ItemError, axis: str | None = None) -> dict[str, A
 def _cut(loaded: Loaded, batch: Batch, found: list[Any], emit: Emit, rejected: list[Any]) -> dict[str, Any]:
     """Cut one loaded image along its axes; gives out its regions and encoded slices, returns its facts."""
     seen: Counter[str] = Counter()
-    bounds = _bounds(loaded, batch.manifest)
     before = len(found)
+    image = _Image(loaded, batch)
     for axis in _axes(loaded, batch, rejected):
-        for index in range(0, _count(loaded, axis), batch.params.stride if axis != "native" else 1):
-            rows = list(_measure(loaded, axis, index, batch.manifest))
+        for index in range(0, image.count(axis), batch.params.stride if axis != "native" else 1):
+            rows = list(image.regions(axis, index))
             seen["slices"] += 1
             seen["background"] += not rows
             found.extend(rows)
             if any(r["defined"] and r["area"] >= batch.encode_from * r["width"] * r["height"] for r in rows):
-                image = _image(_plane(loaded, axis, index), bounds)
-                emit({"case": loaded.case, "axis": axis, "slice_index": index, "png": png.encode(image)})
+                emit({"case": loaded.case, "axis": axis, "slice_index": index,
+                      "png": png.encode(image.pixels(axis, index))})
     if len(found) == before and not any(r["case"] == loaded.case for r in rejected):
         rejected.append(_reject(loaded.case, ItemError("empty_mask", "no pixel of the annotation is set")))
     return {
@@ -207,23 +208,46 @@ def _axes(loaded: Loaded, batch: Batch, rejected: list[Any]) -> Iterator[str]:
         yield axis
 
 
-def _count(loaded: Loaded, axis: str) -> int:
-    return len(loaded.frames) if loaded.volume is None else geometry.plane_size(loaded.volume.shape, axis)[0]
+class _Image:
+    """The slices of a loaded image: their regions and their 8-bit pixels."""
 
+    def __init__(self, loaded: Loaded, batch: Batch) -> None:
+        self._loaded, self._rle_from = loaded, batch.encode_from
+        self._splits = [_split(layer, batch.manifest) for layer in loaded.layers]
+        self._bounds = _bounds(loaded, batch.manifest)
+        if loaded.volume is not None:
+            self._greys = Greys(loaded.volume, self._bounds)
+            self._volumes = [VolumeRegions(layer.array, split, rle_from=self._rle_from)
+                             for layer, split in zip(loaded.layers, self._splits, strict=True)]
 
-def _plane(loaded: Loaded, axis: str, index: int) -> Array:
-    return loaded.frames[index] if loaded.volume is None else geometry.plane(loaded.volume, axis, index)
+    def count(self, axis: str) -> int:
+        """How many slices an axis has."""
+        volume = self._loaded.volume
+        return len(self._loaded.frames) if volume is None else geometry.plane_size(volume.shape, axis)[0]
 
+    def pixels(self, axis: str, index: int) -> npt.NDArray[np.uint8]:
+        """A slice as it is shown."""
+        if self._loaded.volume is not None:
+            return self._greys.plane(axis, index)
+        frame = self._loaded.frames[index]
+        if self._bounds is None:
+            return np.ascontiguousarray(frame, dtype=np.uint8)
+        return intensity.to_uint8(frame, self._bounds)
 
-def _measure(loaded: Loaded, axis: str, index: int, manifest: Manifest) -> Iterator[dict[str, Any]]:
-    counts: Counter[str] = Counter()
-    for layer in loaded.layers:
-        plane = layer.array[..., index] if axis == "native" else geometry.plane(layer.array, axis, index)
-        for region in regions(plane, _split(layer, manifest)):
-            raw = layer.names.get(region.value)
-            name = raw if raw is not None else str(region.value)
-            yield _region(loaded.case, axis, index, name, counts[name], raw is not None, plane.shape, region)
-            counts[name] += 1
+    def regions(self, axis: str, index: int) -> Iterator[dict[str, Any]]:
+        """The rows of a slice's regions; `n` counts those of one raw label."""
+        counts: Counter[str] = Counter()
+        for number, layer in enumerate(self._loaded.layers):
+            if self._loaded.volume is not None:
+                found, shape = self._volumes[number].on(axis, index), geometry.plane(layer.array, axis, index).shape
+            else:
+                plane = layer.array[..., index]
+                found, shape = regions(plane, self._splits[number], rle_from=self._rle_from), plane.shape
+            for region in found:
+                raw = layer.names.get(region.value)
+                name = raw if raw is not None else str(region.value)
+                yield _region(self._loaded.case, axis, index, name, counts[name], raw is not None, shape, region)
+                counts[name] += 1
 
 
 def _region(case: str, axis: str, index: int, name: str, n: int, defined: bool, shape: tuple[int, ...],
@@ -255,6 +279,3 @@ def _bounds(loaded: Loaded, manifest: Manifest) -> tuple[float, float] | None:
         return intensity.window_bounds(*CT_WINDOW)
     return intensity.percentile_bounds(array, *PERCENTILE)
 
-
-def _image(plane: Array, bounds: tuple[float, float] | None) -> npt.NDArray[np.uint8]:
-    return np.ascontiguousarray(plane, dtype=np.uint8) if bounds is None else intensity.to_uint8(plane, bounds)
