@@ -58,7 +58,8 @@ def _corners(box: Box) -> list[int]:
 def _coco(rule: Rule, entries: Sequence[Entry]) -> str:
     names = sorted({key for entry in entries for key, _, _ in entry.objects()})
     numbers = {name: number for number, name in enumerate(names)}
-    images, annotations = [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for number, entry in enumerate(entries, 1):
         rows, columns = entry.size
         images.append({"id": number, "file_name": entry.name, "height": rows, "width": columns})
