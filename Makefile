@@ -33,6 +33,7 @@ test-all: $(VENV)/.dev
 lint: $(VENV)/.dev
 	$(BIN)/ruff check etl stages tests
 	$(BIN)/mypy
+	$(BIN)/medglip-etl labels lint
 bench: $(VENV)/.dev
 	$(BIN)/python tests/bench/bench.py $(BENCH) --report docs/performance.md
 docs-sources: $(VENV)/.done

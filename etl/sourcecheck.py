@@ -69,12 +69,16 @@ def spread(cases: Sequence[Case], sample: int | None) -> list[Case]:
 def look(manifest: Manifest, root: Path, cases: Sequence[Case]) -> Seen:
     """Read the masks of these cases."""
     seen = Seen()
+
+    def refuse(name: str, error: ItemError) -> None:
+        seen.unusable.append({"case": name, "reason": error.reason, "detail": error.detail})
+
     for case in cases:
         seen.read += 1
         try:
-            images = load(case, manifest, root)
+            images = load(case, manifest, root, refuse)
         except ItemError as error:
-            seen.unusable.append({"case": case.case, "reason": error.reason, "detail": error.detail})
+            refuse(case.case, error)
             continue
         names: set[str] = set()
         for loaded in images:
