@@ -77,11 +77,13 @@ def own_words(mask: str, image: str) -> str:
 def groups(paths: Sequence[str]) -> list[Group]:
     """The files by shape, split where a token has few values in a file's own name or folder."""
     shapes: dict[tuple[object, ...], Group] = {}
-    repeated = Counter(path.rsplit("/", 1)[-1] for path in paths)
+    homes: dict[str, list[str]] = defaultdict(list)
+    for path in paths:
+        homes[path.rsplit("/", 1)[-1]].append(path.rpartition("/")[0])
     for path in paths:
         folder, slash, name = path.rpartition("/")
         tokens, extension = cut(path)
-        if repeated[name] > 1:  # the same name in many folders: one token, so that organs' names stay whole
+        if _is_structure(homes[name]):  # one token, so that organs' names stay whole
             tokens = [*cut(folder)[0], slash, name[: len(name) - len(extension)]]
             shape: tuple[object, ...] = ("name", extension, *tokens[1::2], tokens[-1] if _is_word(tokens[-1]) else "")
         else:
@@ -89,6 +91,12 @@ def groups(paths: Sequence[str]) -> list[Group]:
         if extension:
             shapes.setdefault(shape, Group(extension)).files[path] = tokens
     return [part for group in shapes.values() for part in _split(group)]
+
+
+def _is_structure(folders: Sequence[str]) -> bool:
+    """Whether a file name in these folders names a structure: cases lie in an image's and in a mask's folder."""
+    kinds = {frozenset(re.findall(r"[a-z]+", folder.lower())) & (MASK_WORDS | IMAGE_WORDS) for folder in folders}
+    return len(folders) > 1 and len(kinds) == 1
 
 
 def _is_word(token: str) -> bool:

@@ -21,7 +21,8 @@ HEAD = """# The sources
 
 Generated from `manifests/*.yaml` by `make docs-sources`; do not edit. Ordered by body region, then by modality, then
 ascending by the documented number of images or volumes: the order in which to build with the least data first.
-`status` says how layout and label values are known: `verified` from two places or real files, `documented` from one.
+`status`: `verified` where file layout and label values were both read in public code, documentation or real files,
+`documented` where one of them was, `unverified` where neither was.
 """
 
 
