@@ -22,6 +22,7 @@ from etl.errors import Failure, UsageError
 
 Messages = list[dict[str, str]]
 _FORMATS = ("json_schema", "json_object", "text")
+_NO_ANSWER = "no answer: the reply holds no choice"
 _TOKENS = 600  # enough for a choice and its reason; a truncated answer is asked once more with four times as many
 
 
@@ -123,12 +124,15 @@ class Chooser:
         talk, tokens_in, tokens_out, problem = list(messages), 0, 0, ""
         limit = _TOKENS
         for _ in range(2):  # the question, and one repair
-            response = self._send(model, talk, choices, limit, sample)
+            try:
+                response = self._send(model, talk, choices, limit, sample)
+            except (ValueError, self.errors.APIResponseValidationError):
+                response = None  # a gateway's page in place of JSON
             usage = getattr(response, "usage", None)
             tokens_in += int(getattr(usage, "prompt_tokens", 0) or 0)
             tokens_out += int(getattr(usage, "completion_tokens", 0) or 0)
             if not getattr(response, "choices", None):
-                problem = "the endpoint returned no choice"
+                problem = _NO_ANSWER
                 continue
             choice = response.choices[0]
             if getattr(choice.message, "refusal", None) or choice.finish_reason == "content_filter":
@@ -142,6 +146,8 @@ class Chooser:
             else:
                 hint = f"That was not usable: {problem}. Answer again with the JSON object only."
                 talk = [*messages, {"role": "assistant", "content": text}, {"role": "user", "content": hint}]
+        if problem == _NO_ANSWER:
+            raise _Lost(problem)
         return Reply(None, problem, True, tokens_in, tokens_out)
 
     def _send(self, model: str, talk: Messages, choices: Sequence[str], limit: int, sample: int) -> Any:
@@ -172,10 +178,10 @@ class Chooser:
             return self.client.chat.completions.create(
                 model=model, messages=talk, max_completion_tokens=limit, **more
             )
+        except self.errors.APIResponseValidationError:
+            raise
         except self.errors.OpenAIError as error:  # 429 and 5xx after all retries, time-outs, lost connections
             raise _Lost(f"no answer: {type(error).__name__}") from error
-        except ValueError as error:  # a body that is no JSON
-            raise _Lost("no answer: the endpoint's reply is not JSON") from error
 
 
 def _response_format(form: str, choices: Sequence[str]) -> dict[str, Any] | None:

@@ -187,12 +187,17 @@ def test_a_closed_list_of_labels_and_names_only(server: Server, toy: Path) -> No
 def test_one_trouble_each_is_survived(server: Server, toy: Path, trouble: str, dialect: str) -> None:
     server.dialect = dialect
     server.troubles = {raw: [trouble] for raw in ("Leber", "Milz", "Stent")}
+    assert suggest(toy)["sources"][0]["problems"] == {}
+    assert proposed(toy) == WANTED
+    assert all(server.asked[raw] > 1 for raw in server.troubles) or trouble == "fenced"
+
+
+def test_an_answer_that_never_comes_leaves_the_offline_proposal_and_is_asked_again(server: Server, toy: Path) -> None:
+    server.troubles = {"Leber": ["not http json"] * 2}
     report = suggest(toy)
-    found = load_label_map("toy_ct", toy / "maps")
-    assert set(found) == set(RIGHT)
-    if trouble == "not http json":  # that answer is lost; the entry is proposed from names, and asked again later
-        assert report["sources"][0]["problems"].keys() == {"Leber", "Milz", "Stent"}
-        suggest(toy)
+    assert report["sources"][0]["problems"] == {"Leber": "no answer: the reply holds no choice"}
+    assert (load_label_map("toy_ct", toy / "maps")["Leber"].by or "").startswith("offline:")
+    assert suggest(toy)["requests"] == 1
     assert proposed(toy) == WANTED
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -225,3 +226,18 @@ def test_diff_of_git_revisions(built: Path, tmp_path: Path, monkeypatch: pytest.
     wrong = RUN.invoke(app, ["labels", "diff", "nowhere"])
     assert wrong.exit_code == 2
     assert "'nowhere' is neither a folder nor a git revision" in wrong.output
+
+
+def test_only_one_file_imports_the_client_and_no_stage_reaches_it() -> None:
+    importers = {
+        path.relative_to(ROOT).as_posix()
+        for folder in ("etl", "stages")
+        for path in (ROOT / folder).glob("*.py")
+        for line in path.read_text().splitlines()
+        if line.strip().startswith(("import openai", "from openai", "import wordllama", "from wordllama"))
+    }
+    assert importers == {"etl/llm.py", "etl/label_embed.py"}
+    code = "import sys, pkgutil, importlib, stages, etl.cli\n"
+    code += "[importlib.import_module(f'stages.{m.name}') for m in pkgutil.iter_modules(stages.__path__)]\n"
+    code += "assert not {'openai', 'wordllama', 'etl.llm'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
