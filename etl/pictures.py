@@ -4,6 +4,7 @@ import gzip
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO, cast
 
 import numpy as np
 import tifffile
@@ -19,13 +20,13 @@ GREY_ALPHA = ("LA", "La")
 
 
 @contextmanager
-def _plain(path: Path) -> Iterator[Path | gzip.GzipFile]:
+def _plain(path: Path) -> Iterator[Path | IO[bytes]]:
     """The file, or what is packed in it: STARE publishes `.ppm.gz`."""
     if not _head(path).startswith(GZIP):
         yield path
         return
     with gzip.open(path) as stream:
-        yield stream
+        yield cast(IO[bytes], stream)
 
 
 @contextmanager
