@@ -1,8 +1,10 @@
 """PNG, JPEG, TIFF, BMP, GIF and PNM files to arrays, with Pillow; tifffile for what Pillow cannot read."""
 
+import gzip
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO, cast
 
 import numpy as np
 import tifffile
@@ -11,16 +13,27 @@ from PIL import Image, ImageOps
 from etl.errors import ItemError
 from etl.raster import MAX_BYTES, Array, check_size, unreadable
 
+GZIP = b"\x1f\x8b"
 SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N")
 COLOURED = ("RGB", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr", "LAB", "HSV")
 GREY_ALPHA = ("LA", "La")
 
 
 @contextmanager
+def _plain(path: Path) -> Iterator[Path | IO[bytes]]:
+    """The file, or what is packed in it: STARE publishes `.ppm.gz`."""
+    if not _head(path).startswith(GZIP):
+        yield path
+        return
+    with gzip.open(path) as stream:
+        yield cast(IO[bytes], stream)
+
+
+@contextmanager
 def _opened(path: Path, limit: int) -> Iterator[Image.Image]:
     """The first frame, decoded, EXIF orientation applied; every failure as an ItemError."""
     try:
-        with Image.open(path) as image:
+        with _plain(path) as source, Image.open(source) as image:
             check_size(path, (image.height, image.width), len(image.getbands()), limit)
             image.load()
             picture_format = image.format
