@@ -5,7 +5,7 @@ OUT ?= out
 DEMO = $(OUT)/demo
 BENCH ?= $(OUT)/bench
 
-.PHONY: setup build-dataset test test-all lint bench
+.PHONY: setup build-dataset test test-all lint docs-sources bench
 setup: $(VENV)/.done
 $(VENV)/.done: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -36,3 +36,5 @@ lint: $(VENV)/.dev
 	$(BIN)/medglip-etl labels lint
 bench: $(VENV)/.dev
 	$(BIN)/python tests/bench/bench.py $(BENCH) --report docs/performance.md
+docs-sources: $(VENV)/.done
+	$(BIN)/python -m etl.docs

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import yaml
 
-from etl import demo_2d, demo_3d, label_file
+from etl import demo_2d, demo_3d, demo_boxes, label_file
 from etl.demo_shapes import Expected
 from etl.labelmap import Mapping
 from etl.store import write_bytes, write_table
@@ -56,7 +56,7 @@ def write_demo(folder: Path) -> None:
 
 def sources() -> Iterator[tuple[str, Source]]:
     """The demo's sources by slug."""
-    for module in (demo_3d, demo_2d):
+    for module in (demo_3d, demo_2d, demo_boxes):
         for slug, (draw, manifest, label_map) in module.SOURCES.items():
             yield slug, Source(draw, manifest, label_map)
 

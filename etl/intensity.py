@@ -8,6 +8,8 @@ import numpy.typing as npt
 from etl import kernels
 
 Array = npt.NDArray[Any]
+View = tuple[float, float] | tuple[Array, Array]
+"""Lower and upper bound of a window; or a curve: rising values and their grey, 0 to 255."""
 
 
 def window_bounds(center: float, width: float) -> tuple[float, float]:
@@ -53,6 +55,24 @@ def _ranked(values: npt.NDArray[np.int64], upto: npt.NDArray[np.int64], percent:
     b = float(values[np.searchsorted(upto, min(below + 1, int(upto[-1]) - 1), side="right")])
     t = place - below
     return a + (b - a) * t if t < 0.5 else b - (b - a) * (1 - t)
+
+
+def to_grey(plane: Array, view: View | None, *, invert: bool = False) -> npt.NDArray[np.uint8]:
+    """A plane as 8 bit by its view, its own 8-bit values where that is None; ``invert``: then dark for bright."""
+    if view is None:
+        grey = np.ascontiguousarray(plane, dtype=np.uint8)
+    elif isinstance(view[0], np.ndarray):
+        grey = _along_curve(plane, (np.asarray(view[0]), np.asarray(view[1])))
+    else:
+        grey = to_uint8(plane, (view[0], float(view[1])))
+    return 255 - grey if invert else grey
+
+
+def _along_curve(plane: Array, curve: tuple[Array, Array]) -> npt.NDArray[np.uint8]:
+    """Linear between the points of the curve; 0 where not finite."""
+    grey = np.interp(plane.astype(np.float64), curve[0].astype(np.float64), curve[1].astype(np.float64))
+    result: npt.NDArray[np.uint8] = np.rint(np.clip(np.where(np.isfinite(grey), grey, 0), 0, 255)).astype(np.uint8)
+    return result
 
 
 def to_uint8(plane: Array, bounds: tuple[float, float]) -> npt.NDArray[np.uint8]:

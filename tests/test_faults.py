@@ -123,7 +123,9 @@ def test_killed_at_any_moment_it_resumes_to_the_same_bytes(tmp_path: Path) -> No
         build = start(tmp_path, tmp_path / "killed")
         time.sleep(moments.uniform(0.3, 4.5))
         if n % 2:
-            workers_killed += kill_a_worker(build, moments)
+            while build.poll() is None and not kill_a_worker(build, moments):
+                time.sleep(0.05)
+            workers_killed += build.poll() is None
             time.sleep(moments.uniform(0, 1))
         build.kill()
         build.wait()
