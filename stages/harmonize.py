@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping as Map
 
-import pandas as pd
+import pyarrow as pa
 
-from etl.frames import reject
+from etl.frames import NAME, by_name, reject
 from etl.labelmap import Mapping
 
 
@@ -20,14 +20,12 @@ def verdict(raw: str, mapping: Map[str, Mapping], accept_proposed: bool) -> tupl
     return None, "unapproved_label", f"'{raw}' -> '{entry.label}' is only proposed"
 
 
-def process(
-    regions: pd.DataFrame, mapping: Map[str, Mapping], accept_proposed: bool
-) -> tuple[pd.DataFrame, pd.DataFrame]:
+def process(regions: pa.Table, mapping: Map[str, Mapping], accept_proposed: bool) -> tuple[pa.Table, pa.Table]:
     """(regions with a `label` column, quarantine rows of those without an approved label)."""
-    verdicts = {raw: verdict(raw, mapping, accept_proposed) for raw in sorted(regions["raw_label"].unique())}
-    labels = regions["raw_label"].map({raw: v[0] for raw, v in verdicts.items()})
-    kept = regions.assign(label=labels)
-    out = regions[labels.isna()]
-    reason = out["raw_label"].map({raw: v[1] for raw, v in verdicts.items()})
-    detail = out["raw_label"].map({raw: v[2] for raw, v in verdicts.items()})
-    return kept[labels.notna()], reject(out, "harmonize", reason, detail)
+    raw = regions["raw_label"].combine_chunks()
+    verdicts = {name: verdict(name, mapping, accept_proposed) for name in raw.dictionary.to_pylist()}
+    labels = by_name(regions["raw_label"], {name: v[0] for name, v in verdicts.items()})
+    out = regions.filter(labels.is_null())
+    reason, detail = (by_name(out["raw_label"], {name: v[n] for name, v in verdicts.items()}) for n in (1, 2))
+    kept = regions.append_column("label", labels.cast(NAME)).filter(labels.is_valid())
+    return kept, reject(out, "harmonize", reason, detail)
