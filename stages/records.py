@@ -274,7 +274,7 @@ def _pixels(images: Ints, batch: npt.NDArray[np.int32], batches: list[Path], pla
         file = open_part(batches[number], "images")
         for group in range(file.num_row_groups):
             code = places.codes(file.read_row_group(group, ["case", "axis", "slice_index"]))
-            _, wanted, row = np.intersect1d(images[where], code, assume_unique=True, return_indices=True)
+            _, wanted, row = np.intersect1d(images[where], code, return_indices=True)
             if len(row):
                 column = file.read_row_group(group, ["png"])["png"].combine_chunks()
                 parts.append((where[wanted], column.take(pa.array(row))))
