@@ -10,11 +10,12 @@ import numpy.typing as npt
 import orjson
 import pyarrow as pa
 
-from etl.jsontext import arrays, floats, id_texts, integers, objects, texts, together
+from etl.jsontext import arrays, floats, id_texts, integers, joined, objects, texts, together
 from etl.labelmap import Ontology
-from etl.labeltable import LabelTable
+from etl.labeltable import LabelTable, Matrix
 from etl.records import SPLITS, Page, array, id_lists, id_matrix
 
+SEPARATOR = "\n"  # between the name of a licence and its redistribution
 Ids = npt.NDArray[np.bool_]  # (images, ids)
 
 LICENSE_URLS = {
@@ -56,11 +57,16 @@ def category_level(page: Page, labels: LabelTable, known: Known) -> Known:
     A category is negative if one of its labels is annotated and all its anatomy labels are absent; one
     with a region in the image, or a label that is not exhaustive, never is.
     """
-    partial = known.not_exhaustive @ labels.members > 0
-    shown = seen(page, labels) @ labels.members > 0
-    annotated = id_matrix(page.images["annotated_label_ids"], labels.width) @ labels.members > 0
-    absent = ~known.negative @ labels.anatomy == 0
+    partial = any_of(known.not_exhaustive, labels.members)
+    shown = any_of(seen(page, labels), labels.members)
+    annotated = any_of(id_matrix(page.images["annotated_label_ids"], labels.width), labels.members)
+    absent = ~any_of(~known.negative, labels.anatomy)
     return Known(annotated & absent & ~partial & ~shown, partial)
+
+
+def any_of(labels: Ids, members: Matrix) -> Ids:
+    """Whether an image has any of these labels in each category."""
+    return labels.astype(np.float32) @ members > 0
 
 
 def seen(page: Page, labels: LabelTable) -> Ids:
@@ -106,43 +112,30 @@ class CocoWriter:
     def __init__(self, folder: Path, ontology: Ontology, labels: LabelTable) -> None:
         folder.mkdir(parents=True)
         self.ontology, self.labels = ontology, labels
-        self.licenses: dict[tuple[str, str], int] = {}
+        self.licenses: dict[str, int] = {}
         self.files = {split: (CocoFile(folder / f"{split}.labels.json"), CocoFile(folder / f"{split}.json"))
                       for split in SPLITS}  # fmt: skip
 
-    def add(self, whole: Page) -> None:
-        """Takes one page; licences are numbered as they come, in key order."""
-        for name in zip(*(whole.images[n].to_pylist() for n in ("license", "redistribution")), strict=True):
-            self.licenses.setdefault(name, len(self.licenses) + 1)
-        for (split,), page in whole.split_up("split"):
-            known = label_level(page, self.labels)
-            levels = known, category_level(page, self.labels, known)
-            label_id = array(page.regions, "label_id")
-            image, region = self.image_fields(page), region_fields(page, self.labels)
-            for file, level, ids in zip(self.files[split], levels, (label_id, self.labels.category_id[label_id]), strict=True):
-                image["neg_category_ids"] = id_texts(id_lists(level.negative))
-                image["not_exhaustive_category_ids"] = id_texts(id_lists(level.not_exhaustive))
-                region["category_id"] = integers(pa.array(ids))
-                file.add(objects(image), objects(region))
+    def number_licenses(self, page: Page) -> Page:
+        """The page with the column `license_id`; licences are numbered as they come, in key order."""
+        names = [page.images[name].combine_chunks().cast(pa.string()) for name in ("license", "redistribution")]
+        terms = joined(names[0], SEPARATOR, names[1]).dictionary_encode()
+        ids = [self.licenses.setdefault(name, len(self.licenses) + 1) for name in terms.dictionary.to_pylist()]
+        return Page(page.images.append_column("license_id", pa.array(ids).take(terms.indices)), page.regions)
 
-    def image_fields(self, page: Page) -> dict[str, Any]:
-        """The COCO images but for their negatives, as JSON columns."""
-        images = page.images
-        terms = zip(*(images[n].to_pylist() for n in ("license", "redistribution")), strict=True)
-        return {
-            "id": integers(images["image_id"]),
-            "file_name": texts(images["file_name"]),
-            "width": integers(images["width"]),
-            "height": integers(images["height"]),
-            "license": integers(pa.array([self.licenses[t] for t in terms])),
-            "source": texts(images["source"]),
-            "modality": texts(images["modality"]),
-            "axis": texts(images["axis"]),
-            "slice_index": integers(images["slice_index"]),
-            "case": texts(images["case"]),
-            "subject": texts(images["subject"]),
-            "key": texts(images["key"]),
-        }
+    def add(self, split: str, page: Page) -> None:
+        """Takes images of a split."""
+        known = label_level(page, self.labels)
+        label_id = array(page.regions, "label_id")
+        ids = label_id, self.labels.category_id[label_id]
+        image, region = image_fields(page), region_fields(page, self.labels)
+        for file, level, category in zip(
+            self.files[split], (known, category_level(page, self.labels, known)), ids, strict=True
+        ):
+            image["neg_category_ids"] = id_texts(id_lists(level.negative))
+            image["not_exhaustive_category_ids"] = id_texts(id_lists(level.not_exhaustive))
+            region["category_id"] = integers(pa.array(category))
+            file.add(objects(image), objects(region))
 
     def close(self) -> None:
         """Ends all files."""
@@ -154,10 +147,29 @@ class CocoWriter:
         """What a file holds besides images and annotations."""
         licenses = [
             {"id": n, "name": name, "url": LICENSE_URLS.get(name, ""), "redistribution": redistribution}
-            for (name, redistribution), n in self.licenses.items()
+            for (name, redistribution), n in ((terms.split(SEPARATOR), n) for terms, n in self.licenses.items())
         ]
         info = {"description": f"medglip-etl dataset, {split} split", "version": "1"}
         return {"categories": categories, "licenses": licenses, "info": info}
+
+
+def image_fields(page: Page) -> dict[str, Any]:
+    """The COCO images but for their negatives, as JSON columns."""
+    images = page.images
+    return {
+        "id": integers(images["image_id"]),
+        "file_name": texts(images["file_name"]),
+        "width": integers(images["width"]),
+        "height": integers(images["height"]),
+        "license": integers(images["license_id"]),
+        "source": texts(images["source"]),
+        "modality": texts(images["modality"]),
+        "axis": texts(images["axis"]),
+        "slice_index": integers(images["slice_index"]),
+        "case": texts(images["case"]),
+        "subject": texts(images["subject"]),
+        "key": texts(images["key"]),
+    }
 
 
 def region_fields(page: Page, labels: LabelTable) -> dict[str, Any]:

@@ -1,11 +1,13 @@
 """Region tables between the stages: columns, quarantine rows. Pure Arrow; names are dictionary-encoded."""
 
+from collections.abc import Callable
+
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from etl.records import NAME
 from etl.results import NAMES, REGIONS
 
-NAME = pa.dictionary(pa.int32(), pa.string())
 # A region between the stages: what `slice` measured but for the run lengths, and the batch and row that hold those.
 MEASURED = pa.schema(
     [f.with_type(NAME) if f.name in NAMES else f for f in REGIONS if f.name != "rle"]
@@ -28,10 +30,10 @@ def area_fraction(regions: pa.Table) -> pa.ChunkedArray:
     return pc.divide(regions["area"].cast(pa.float64()), image_area(regions))
 
 
-def by_name(column: pa.ChunkedArray, values: dict[str, str | None]) -> pa.Array:
+def by_name(column: pa.ChunkedArray, value: Callable[[str], str | None]) -> pa.Array:
     """The value of each name in a dictionary-encoded column."""
     names = column.combine_chunks()
-    return pa.array([values[name] for name in names.dictionary.to_pylist()], pa.string()).take(names.indices)
+    return pa.array([value(name) for name in names.dictionary.to_pylist()], pa.string()).take(names.indices)
 
 
 def reject(regions: pa.Table, stage: str, reason: str | pa.Array, detail: str | pa.Array) -> pa.Table:

@@ -57,11 +57,10 @@ class GroundingWriter:
         folder.mkdir(parents=True)
         self.files: dict[str, IO[bytes]] = {split: (folder / f"{split}.jsonl").open("wb") for split in SPLITS}
 
-    def add(self, whole: Page) -> None:
-        """Takes one page."""
-        for (split,), page in whole.split_up("split"):
-            self.files[split].write(together(lines(page), "\n"))
-            self.files[split].write(b"\n")
+    def add(self, split: str, page: Page) -> None:
+        """Takes images of a split."""
+        self.files[split].write(together(lines(page), "\n"))
+        self.files[split].write(b"\n")
 
     def close(self) -> None:
         """Ends all files."""

@@ -39,14 +39,12 @@ class ContactSheet:
     def __init__(self) -> None:
         self.kept: dict[str, list[Shown]] = {}
 
-    def add(self, whole: Page) -> None:
+    def add(self, page: Page) -> None:
         """Looks at one page."""
-        for (source,), page in whole.split_up("source"):
-            ranks = [hashlib.sha256(key.encode()).hexdigest() for key in page.images["key"].to_pylist()]
-            best = heapq.nsmallest(PER_SOURCE, range(len(ranks)), key=ranks.__getitem__)
-            found = [Shown(ranks[n], *page.rows(n)) for n in best]
-            both = self.kept.get(source, []) + found
-            self.kept[source] = sorted(both, key=lambda shown: shown.rank)[:PER_SOURCE]
+        ranks = [hashlib.sha256(key.encode()).hexdigest() for key in page.images["key"].to_pylist()]
+        best = heapq.nsmallest(PER_SOURCE, range(len(ranks)), key=ranks.__getitem__)
+        both = [*self.kept.get(page.source, []), *(Shown(ranks[n], *page.rows(n)) for n in best)]
+        self.kept[page.source] = sorted(both, key=lambda shown: shown.rank)[:PER_SOURCE]
 
     def images(self) -> list[Shown]:
         """The chosen images, by source."""

@@ -31,7 +31,7 @@ REGIONS = pa.schema(
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Neighbouring images in key order (columns of IMAGES) and all their regions in key order (of REGIONS).
+    """Neighbouring images of a source in key order (columns of IMAGES) and their regions in key order (of REGIONS).
 
     `export` adds columns: `image_id`, `file_name`, `caption`; `region_id` and the `start` and `end` of the phrase
     in the caption, in code points.
@@ -45,22 +45,29 @@ class Page:
         """The row of each region's image."""
         return array(self.regions, "image")
 
+    @property
+    def source(self) -> str:
+        """The source of all images."""
+        return str(self.images["source"][0])
+
     def rows(self, n: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         """Image n and its regions as plain rows."""
         regions = self.regions.filter(pc.equal(self.regions["image"], n))
         return self.images.slice(n, 1).to_pylist()[0], regions.to_pylist()
 
-    def split_up(self, *names: str) -> Iterator[tuple[tuple[str, ...], "Page"]]:
-        """The page by the values of image columns."""
-        values = [self.images[name].combine_chunks() for name in names]
-        codes = np.stack([v.indices.to_numpy() for v in values], axis=1)
-        for code in np.unique(codes, axis=0):
-            where = (codes == code).all(axis=1)
-            place = pa.array(np.cumsum(where, dtype=np.int32) - 1)
-            regions = self.regions.filter(pa.array(where[self.image_of]))
+    def by_split(self) -> Iterator[tuple[str, "Page"]]:
+        """The images of each split."""
+        splits = self.images["split"].combine_chunks()
+        code = splits.indices.to_numpy()
+        for number in np.unique(code):
+            name, inside = splits.dictionary[int(number)].as_py(), code == number
+            if inside.all():
+                yield name, self
+                return
+            place = pa.array(np.cumsum(inside, dtype=np.int32) - 1)
+            regions = self.regions.filter(pa.array(inside[self.image_of]))
             regions = regions.set_column(0, "image", place.take(regions["image"]))
-            key = tuple(v.dictionary[int(c)].as_py() for v, c in zip(values, code, strict=True))
-            yield key, Page(self.images.filter(pa.array(where)), regions)
+            yield name, Page(self.images.filter(pa.array(inside)), regions)
 
 
 def array(table: pa.Table, name: str) -> npt.NDArray[Any]:

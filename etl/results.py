@@ -67,7 +67,7 @@ def committed(folder: Path, encode_from: float) -> dict[str, Result]:
     found: dict[str, Result] = {}
     for path in sorted(folder.glob("*.cases.parquet")):
         batch = path.with_name(path.name.removesuffix(".cases.parquet"))
-        for row in pq.ParquetFile(path).read().to_pylist():
+        for row in pq.ParquetFile(path).read(use_threads=False).to_pylist():
             better = row["key"] not in found or row["encode_from"] < found[row["key"]].encode_from
             if row["encode_from"] <= encode_from and better:
                 texts = {name: orjson.loads(row[name]) for name in ("images", "rejected")}

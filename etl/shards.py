@@ -184,12 +184,12 @@ class ShardWriter:
 
     def __init__(self, folder: Path, labels: LabelTable) -> None:
         self.folder, self.labels, self.columns = folder, labels, schema()
-        self.parts: dict[tuple[str, ...], Part] = {}
+        self.parts: dict[tuple[str, str], Part] = {}
 
-    def add(self, whole: Page) -> None:
-        """Takes one page."""
-        for key, page in whole.split_up("split", "modality"):
-            self.part(*key).add(rows(page, self.labels).cast(self.columns), weights(page))
+    def add(self, split: str, page: Page) -> None:
+        """Takes images of a split."""
+        part = self.part(split, str(page.images["modality"][0]))
+        part.add(rows(page, self.labels).cast(self.columns), weights(page))
 
     def part(self, split: str, modality: str) -> Part:
         """The shards of one split and modality."""

@@ -4,22 +4,24 @@ import hashlib
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from functools import lru_cache
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import orjson
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from etl.card import croissant, readme
 from etl.coco import CocoWriter
 from etl.errors import Failure
+from etl.frames import by_name
 from etl.grounding import GroundingWriter, with_captions
 from etl.htmlreport import ContactSheet
 from etl.htmlreport import page as html_page
+from etl.jsontext import joined
 from etl.labelmap import Ontology
 from etl.labeltable import LabelTable, label_table
 from etl.manifest import Manifest
@@ -36,7 +38,6 @@ def image_file_name(source: str, case: str, axis: str, index: int) -> str:
     return f"{source}/{case_part(case)}/{axis}-{index:04d}.png"
 
 
-@lru_cache(maxsize=64)
 def case_part(case: str) -> str:
     """A case name percent-encoded, at most 120 bytes; a longer one is cut and ends in a hash of the name."""
     pieces = [c if re.fullmatch(r"[A-Za-z0-9._-]", c) else percent(c) for c in case]
@@ -76,22 +77,34 @@ def export(
     labels = label_table(ontology)
     tally, sheet = Tally(labels), ContactSheet()
     status = {slug: manifest.status for slug, manifest in manifests.items()}
-    annotations = CocoWriter(fresh / "annotations", ontology, labels)
     with (
-        closing(annotations) as coco,
+        closing(CocoWriter(fresh / "annotations", ontology, labels)) as coco,
         closing(GroundingWriter(fresh / "grounding")) as grounding,
         closing(ShardWriter(fresh / "shards", labels)) as shards,
+        ThreadPoolExecutor(2) as pool,
     ):
-        for page in numbered(pages):
+        for page in ahead(numbered(pages)):
             tally.add(page, status)
-            for writer in (coco, grounding, shards, sheet):
-                writer.add(page)
+            sheet.add(page)
+            for split, part in coco.number_licenses(page).by_split():
+                for _ in pool.map(lambda writer, split=split, part=part: writer.add(split, part),
+                                  (coco, grounding, shards)):
+                    pass  # a fault in a writer is raised here
             if png:
                 write_images(fresh / "images", page)
     stats = tally.result(ledger)
     write_pages(fresh, stats, manifests, sheet, labels)
     swap(fresh, final)
     return stats
+
+
+def ahead(pages: Iterator[Page]) -> Iterator[Page]:
+    """The pages, each made while the one before it is written: Arrow leaves the interpreter to others."""
+    with ThreadPoolExecutor(1) as pool:
+        following = pool.submit(next, pages, None)
+        while (page := following.result()) is not None:
+            following = pool.submit(next, pages, None)
+            yield page
 
 
 def numbered(pages: Iterable[Page]) -> Iterator[Page]:
@@ -116,26 +129,29 @@ def counting(first: int, count: int) -> pa.Array:
 
 def file_names(images: pa.Table) -> pa.Array:
     """`image_file_name` of each image."""
-    names = ("source", "case", "axis", "slice_index")
-    return pa.array(map(image_file_name, *(images[name].to_pylist() for name in names)), pa.string())
+    source, axis = (images[name].combine_chunks().cast(pa.string()) for name in ("source", "axis"))
+    case = by_name(images["case"], case_part)
+    index = pc.utf8_lpad(images["slice_index"].combine_chunks().cast(pa.string()), 4, "0")
+    return joined(source, "/", case, "/", axis, "-", index, ".png")
 
 
 def checked(page: Page, last: str) -> str:
     """The last key of a page, if the page may follow the key `last`."""
-    keys = page.images["key"].to_pylist()
-    for before, key in pairwise([last, *keys]):
-        if key <= before:
-            raise Failure(f"images are not in key order: {key} after {before}")
+    keys = pa.array([last, *page.images["key"].to_pylist()])
+    wrong = pc.index(pc.less(keys[:-1], keys[1:]), False).as_py()
+    if wrong >= 0:
+        raise Failure(f"images are not in key order: {keys[wrong + 1]} after {keys[wrong]}")
     for split in page.images["split"].unique().to_pylist():
         if split not in SPLITS:
-            raise Failure(f"unknown split {split}")
-    empty = np.setdiff1d(np.arange(len(keys)), page.image_of)
-    if len(empty):
-        raise Failure(f"{keys[empty[0]]}: an image without a region")
-    for before, key in pairwise(page.regions["key"].to_pylist()):
-        if key == before:
-            raise Failure(f"two regions have the same key {key}")
-    return str(keys[-1]) if keys else last
+            raise Failure(f"{page.source}: unknown split {split}")
+    empty = np.bincount(page.image_of, minlength=len(page.images)) == 0
+    if empty.any():
+        raise Failure(f"{keys[1 + int(empty.argmax())]}: an image without a region")
+    regions = page.regions["key"].combine_chunks()
+    wrong = pc.index(pc.less(regions[:-1], regions[1:]), False).as_py()
+    if wrong >= 0:
+        raise Failure(f"regions have the same key or are not in key order: {regions[wrong + 1]} after {regions[wrong]}")
+    return str(keys[-1])
 
 
 def write_images(folder: Path, page: Page) -> None:

@@ -4,8 +4,9 @@ from collections.abc import Mapping as Map
 
 import pyarrow as pa
 
-from etl.frames import NAME, by_name, reject
+from etl.frames import by_name, reject
 from etl.labelmap import Mapping
+from etl.records import NAME
 
 
 def verdict(raw: str, mapping: Map[str, Mapping], accept_proposed: bool) -> tuple[str | None, str | None, str]:
@@ -22,10 +23,10 @@ def verdict(raw: str, mapping: Map[str, Mapping], accept_proposed: bool) -> tupl
 
 def process(regions: pa.Table, mapping: Map[str, Mapping], accept_proposed: bool) -> tuple[pa.Table, pa.Table]:
     """(regions with a `label` column, quarantine rows of those without an approved label)."""
-    raw = regions["raw_label"].combine_chunks()
-    verdicts = {name: verdict(name, mapping, accept_proposed) for name in raw.dictionary.to_pylist()}
-    labels = by_name(regions["raw_label"], {name: v[0] for name, v in verdicts.items()})
-    out = regions.filter(labels.is_null())
-    reason, detail = (by_name(out["raw_label"], {name: v[n] for name, v in verdicts.items()}) for n in (1, 2))
-    kept = regions.append_column("label", labels.cast(NAME)).filter(labels.is_valid())
-    return kept, reject(out, "harmonize", reason, detail)
+    label, reason, detail = (
+        by_name(regions["raw_label"], lambda raw, part=part: verdict(raw, mapping, accept_proposed)[part])
+        for part in range(3)
+    )
+    out = label.is_null()
+    kept = regions.append_column("label", label.cast(NAME)).filter(label.is_valid())
+    return kept, reject(regions.filter(out), "harmonize", reason.filter(out), detail.filter(out))

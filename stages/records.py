@@ -261,7 +261,7 @@ def _run_lengths(regions: pa.Table, batches: list[Path]) -> pa.Array:
     parts = []
     for number in np.unique(batch):
         where = np.flatnonzero(batch == number)
-        column = open_part(batches[number], "regions").read(["rle"])["rle"].combine_chunks()
+        column = open_part(batches[number], "regions").read(["rle"], use_threads=False)["rle"].combine_chunks()
         parts.append((where, column.take(pa.array(row[where]))))
     return _assembled(parts).cast(pa.string())
 
@@ -273,10 +273,10 @@ def _pixels(images: Ints, batch: npt.NDArray[np.int32], batches: list[Path], pla
         where = np.flatnonzero(batch == number)
         file = open_part(batches[number], "images")
         for group in range(file.num_row_groups):
-            code = places.codes(file.read_row_group(group, ["case", "axis", "slice_index"]))
+            code = places.codes(file.read_row_group(group, ["case", "axis", "slice_index"], use_threads=False))
             _, wanted, row = np.intersect1d(images[where], code, return_indices=True)
             if len(row):
-                column = file.read_row_group(group, ["png"])["png"].combine_chunks()
+                column = file.read_row_group(group, ["png"], use_threads=False)["png"].combine_chunks()
                 parts.append((where[wanted], column.take(pa.array(row))))
     return _assembled(parts)
 

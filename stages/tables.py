@@ -69,12 +69,17 @@ def _sliced(results: list[Result]) -> pa.Table:
     """The regions of these results, in the columns of MEASURED."""
     tables = [MEASURED.empty_table()]
     for number, (batch, members) in enumerate(by_batch(results).items()):
-        table = open_part(batch, "regions").read(SMALL)
-        places = pa.repeat(pa.scalar(number, pa.int32()), len(table)), np.arange(len(table), dtype=np.int32)
-        table = pa.table([*table.columns, *places], schema=MEASURED)
-        wanted = pa.array([i["case"] for r in members for i in r.images], pa.string())
-        tables.append(table.filter(pc.is_in(table["case"].cast(pa.string()), wanted)))
+        table = open_part(batch, "regions").read(SMALL, use_threads=False)
+        places = np.full(len(table), number, np.int32), np.arange(len(table), dtype=np.int32)
+        table = pa.table([*table.columns, *map(pa.array, places)], schema=MEASURED)
+        tables.append(_of_cases(table, {image["case"] for result in members for image in result.images}))
     return pa.concat_tables(tables).unify_dictionaries().combine_chunks()
+
+
+def _of_cases(table: pa.Table, names: set[str]) -> pa.Table:
+    """The rows of these cases; mostly that is the whole batch."""
+    strange = [n for chunk in table["case"].chunks for n in chunk.dictionary.to_pylist() if n not in names]
+    return table.filter(pc.invert(pc.is_in(table["case"].cast(pa.string()), pa.array(strange)))) if strange else table
 
 
 def by_batch(results: list[Result]) -> dict[Path, list[Result]]:

@@ -204,7 +204,8 @@ def measured(what: str) -> Iterator[None]:
 
 def run(folder: Path, min_area: float, change: int | None) -> None:
     """The table stages one by one, then export."""
-    options = Options(folder, folder / "out", (BUNDLED, folder / "maps"), min_area=min_area, encode_from=ENCODE_FROM)
+    options = Options(folder, folder / "out", (BUNDLED, folder / "maps"), min_area=min_area, encode_from=ENCODE_FROM,
+                      png=False)
     if change is not None:
         changed(folder / "maps" / "sources" / f"source_{change:03d}.yaml")
     with measured("plan"):
