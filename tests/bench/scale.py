@@ -203,18 +203,16 @@ def measured(what: str) -> Iterator[None]:
 
 
 def run(folder: Path, min_area: float, change: int | None) -> None:
-    """The table stages one by one, then export."""
+    """The table stages, each only where something it reads has changed, then export."""
     options = Options(folder, folder / "out", (BUNDLED, folder / "maps"), min_area=min_area, encode_from=ENCODE_FROM,
                       png=False)
     if change is not None:
         changed(folder / "maps" / "sources" / f"source_{change:03d}.yaml")
     with measured("plan"):
         all_works = works(folder)
-    for last in tables.TABLE_STAGES:
-        with measured(last):
-            for work in all_works:
-                tables.run(work, work.results(options), load_label_map(work.slug, *options.label_maps), options,
-                           last=last)
+    with measured("tables"):
+        for work in all_works:
+            tables.run(work, work.results(options), load_label_map(work.slug, *options.label_maps), options)
     with measured("export"):
         stats = pipeline.run_export(all_works, {w.slug: w.manifest for w in all_works}, options)
     print(f"{stats['images']} images, {stats['regions']} regions")
