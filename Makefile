@@ -4,7 +4,7 @@ BIN = $(VENV)/bin
 OUT ?= out
 DEMO = $(OUT)/demo
 
-.PHONY: setup build-dataset test test-all lint
+.PHONY: setup build-dataset test test-all lint bench-scale
 setup: $(VENV)/.done
 $(VENV)/.done: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -29,6 +29,9 @@ test: $(VENV)/.dev
 	$(BIN)/pytest -m "not slow"
 test-all: $(VENV)/.dev
 	$(BIN)/pytest
+bench-scale: $(VENV)/.dev
+	$(BIN)/python tests/bench/scale.py make "$(OUT)/scale"
+	$(BIN)/python tests/bench/scale.py run "$(OUT)/scale"
 lint: $(VENV)/.dev
 	$(BIN)/ruff check etl stages tests
 	$(BIN)/mypy

@@ -45,9 +45,11 @@ def lines(page: Page) -> pa.Array:
     listed = lists(pa.ListArray.from_arrays(pa.array(first), regions))
     images = page.images
     return objects({
-        "filename": texts(images["file_name"]), "height": integers(images["height"]), "width": integers(images["width"]),
+        "filename": texts(images["file_name"]),
+        "height": integers(images["height"]),
+        "width": integers(images["width"]),
         "grounding": objects({"caption": texts(images["caption"]), "regions": listed}),
-    })  # fmt: skip
+    })
 
 
 class GroundingWriter:

@@ -10,12 +10,12 @@ CONTROL = r"[\x00-\x1f]"
 
 
 def texts(column: pa.Array | pa.ChunkedArray) -> pa.Array:
-    """Strings in quotes; of a dictionary-encoded column each name is quoted once."""
+    """Strings in quotes, a null stays null; of a dictionary-encoded column each name is quoted once."""
     column = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     if pa.types.is_dictionary(column.type):
         return texts(column.dictionary).take(column.indices)
     if pc.any(pc.match_substring_regex(column, CONTROL)).as_py():
-        return pa.array([orjson.dumps(value).decode() for value in column.to_pylist()], pa.string())
+        return pa.array([v if v is None else orjson.dumps(v).decode() for v in column.to_pylist()], pa.string())
     escaped = pc.replace_substring(pc.replace_substring(column, "\\", "\\\\"), '"', '\\"')
     return joined('"', escaped, '"')
 

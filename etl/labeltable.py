@@ -45,4 +45,5 @@ def label_table(ontology: Ontology) -> LabelTable:
         category_id[label.id] = category.id
         members[label.id, category.id] = 1
         anatomy[label.id, category.id] = label.kind == "anatomy"
-    return LabelTable(*(pa.array(column, pa.string()) for column in names), category_id, members, anatomy)
+    label_names, category_names, body_regions = (pa.array(column, pa.string()) for column in names)
+    return LabelTable(label_names, category_names, body_regions, category_id, members, anatomy)

@@ -21,7 +21,7 @@ IMAGES = pa.schema(
      ("annotated_label_ids", LABEL_IDS), ("neg_label_ids", LABEL_IDS), ("not_exhaustive_label_ids", LABEL_IDS),
      ("sex", NAME), ("age", NAME), ("diagnosis", NAME)]
 )  # fmt: skip
-# `image` is the row of its image in the page, the box is in pixels, `rle` the counts of a COCO RLE, null for a given box.
+# `image` is the row of the image in its page, the box is in pixels, `rle` COCO run lengths, null for a given box.
 REGIONS = pa.schema(
     [("image", pa.int32()), ("key", pa.string()), ("label_id", pa.int16()), ("raw_label", NAME), ("phrase", NAME),
      ("x", pa.int32()), ("y", pa.int32()), ("w", pa.int32()), ("h", pa.int32()), ("area", pa.int64()),

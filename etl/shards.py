@@ -111,15 +111,17 @@ def side_by_side(*columns: pa.Array) -> pa.ListArray:
 def segmentation(page: Page, counts: pa.Array) -> pa.StructArray:
     """COCO run lengths with the size of their image, null for given boxes."""
     kind = REGION.field("segmentation").type
-    height, width = (page.images[name].combine_chunks().take(page.regions["image"].combine_chunks()) for name in ("height", "width"))
-    return pa.StructArray.from_arrays([side_by_side(height, width), counts], fields=list(kind), mask=counts.is_null())
+    size = page.images.select(["height", "width"]).take(page.regions["image"]).combine_chunks()
+    sizes = side_by_side(*(column.combine_chunks() for column in size.columns))
+    return pa.StructArray.from_arrays([sizes, counts], fields=list(kind), mask=counts.is_null())
 
 
 def weights(page: Page) -> npt.NDArray[np.int64]:
     """The bytes that dominate each row: the PNG and the run lengths."""
     runs = pc.binary_length(page.regions["rle"]).fill_null(64).to_numpy()
     pixels = pc.binary_length(page.images["png"]).to_numpy()
-    return pixels + np.bincount(page.image_of, runs, len(pixels)).astype(np.int64)
+    total: npt.NDArray[np.int64] = pixels + np.bincount(page.image_of, runs, len(pixels)).astype(np.int64)
+    return total
 
 
 class Part:

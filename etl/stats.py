@@ -1,7 +1,7 @@
 """The numbers of a dataset, counted page by page."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,7 @@ class Tally:
         self.subjects: dict[str, set[tuple[str, str]]] = {split: set() for split in SPLITS}
         self.cases: set[tuple[str, str]] = set()
 
-    def add(self, page: Page, status: dict[str, str]) -> None:
+    def add(self, page: Page, status: Mapping[str, str]) -> None:
         """Counts one page; `status` is that of each source's manifest."""
         images = page.images
         per_image = np.bincount(page.image_of, minlength=len(images))
@@ -38,7 +38,7 @@ class Tally:
         by_status = pa.array([status.get(slug, "unverified") for slug in sources.dictionary.to_pylist()], pa.string())
         self.count("status", by_status.take(sources.indices).dictionary_encode(), per_image)
         self.count_labels(page)
-        self.cases.update(distinct(images, "source", "case"))
+        self.cases.update((source, case) for source, case in distinct(images, "source", "case"))
         for split, source, subject in distinct(images, "split", "source", "subject"):
             self.subjects[split].add((source, subject))
 

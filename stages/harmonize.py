@@ -23,8 +23,10 @@ def verdict(raw: str, mapping: Map[str, Mapping], accept_proposed: bool) -> tupl
 
 def process(regions: pa.Table, mapping: Map[str, Mapping], accept_proposed: bool) -> tuple[pa.Table, pa.Table]:
     """(regions with a `label` column, quarantine rows of those without an approved label)."""
+    names = regions["raw_label"].combine_chunks().dictionary.to_pylist()
+    verdicts = {raw: verdict(raw, mapping, accept_proposed) for raw in names}
     label, reason, detail = (
-        by_name(regions["raw_label"], lambda raw, part=part: verdict(raw, mapping, accept_proposed)[part])
+        by_name(regions["raw_label"], {raw: found[part] for raw, found in verdicts.items()}.__getitem__)
         for part in range(3)
     )
     out = label.is_null()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from etl.inventory import Case
 from etl.jsontext import joined
 from etl.labelmap import Mapping, Ontology
 from etl.manifest import Manifest
-from etl.records import IMAGES, NAME, REGIONS, Page, array, id_lists
+from etl.records import IMAGES, REGIONS, Page, array, id_lists
 from etl.results import Result, open_part, part_size
 from stages import tables
 from stages.plan import Work
@@ -87,7 +88,8 @@ def pages(
         page = _images(here, cases, labels.slice(start, stop), work.manifest)
         page = page.append_column("png", _pixels(at, array(here, "batch"), batches, places))
         rle = _run_lengths(regions, batches)
-        yield Page(page.select(IMAGES.names).cast(IMAGES), _regions(regions, image, page["key"], rle, naming, work.manifest))
+        rows = _regions(regions, image, page["key"], rle, naming, work.manifest)
+        yield Page(page.select(IMAGES.names).cast(IMAGES), rows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +102,9 @@ class _Cases:
     annotated: Flags
 
     @staticmethod
-    def of(work: Work, results: list[Result], names: set[str], naming: Naming, splits: dict[tuple[str, str], str]) -> _Cases:
+    def of(
+        work: Work, results: list[Result], names: set[str], naming: Naming, splits: dict[tuple[str, str], str]
+    ) -> _Cases:
         pairs = [(image, case) for result, case in zip(results, work.cases, strict=True) for image in result.images
                  if image["case"] in names]  # fmt: skip
         pairs.sort(key=lambda pair: f"{pair[0]['case']}/")
@@ -153,7 +157,9 @@ class _Places:
 def _numbers(column: pa.ChunkedArray, numbers: dict[str, int]) -> Ints:
     """The number of each name; -1 for others."""
     names = column.combine_chunks()
-    return np.array([numbers.get(n, -1) for n in names.dictionary.to_pylist()] or [-1], np.int64)[names.indices.to_numpy()]
+    table = np.array([numbers.get(name, -1) for name in names.dictionary.to_pylist()], np.int64)
+    found: Ints = table[names.indices.to_numpy()]
+    return found
 
 
 def _rank(regions: pa.Table) -> Ints:
@@ -163,21 +169,24 @@ def _rank(regions: pa.Table) -> Ints:
     texts = [f"{raw.dictionary[int(p) >> 32].as_py()}/{int(p) & 0xFFFFFFFF}" for p in pairs]
     rank = np.empty(len(texts), np.int64)
     rank[sorted(range(len(texts)), key=texts.__getitem__)] = np.arange(len(texts))
-    return rank[pair]
+    ranked: Ints = rank[pair]
+    return ranked
 
 
 def _ids(regions: pa.Table) -> Ints:
     """Which region of the source each is: batch and row."""
-    return (array(regions, "batch").astype(np.int64) << 32) | array(regions, "row")
+    ids: Ints = (array(regions, "batch").astype(np.int64) << 32) | array(regions, "row")
+    return ids
 
 
 def _cuts(batch: npt.NDArray[np.int32], batches: list[Path]) -> Iterator[tuple[int, int]]:
     """Ranges of images of about a page each, by their number and the mean size of the images in their batch."""
     count = np.bincount(batch, minlength=len(batches))
     mean = np.array([part_size(path, "images") / n if n else 0 for path, n in zip(batches, count, strict=True)])
-    page = np.maximum(np.arange(len(batch)) // PAGE_IMAGES, 0) << 32 | (np.cumsum(mean[batch]) // PAGE_BYTES).astype(int)
-    starts = np.flatnonzero(np.r_[True, page[1:] != page[:-1]]) if len(batch) else []
-    yield from zip(starts, [*starts[1:], len(batch)], strict=True)
+    by_number, by_size = np.arange(len(batch)) // PAGE_IMAGES, (np.cumsum(mean[batch]) // PAGE_BYTES).astype(int)
+    page = by_number << 32 | by_size
+    starts = [0, *(np.flatnonzero(np.diff(page)) + 1).tolist(), len(batch)]
+    yield from pairwise(starts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,7 +246,8 @@ def _spacing(voxels: npt.NDArray[np.float64], axes: npt.NDArray[Any]) -> pa.List
         pairs[on] = np.stack(geometry.plane_spacing((i, j, k), axis), axis=1)
     unknown = np.isnan(pairs).any(axis=1)
     offsets = np.arange(0, 2 * len(pairs) + 1, 2, dtype=np.int32)
-    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(pairs.ravel().astype(np.float32)), mask=pa.array(unknown))
+    values = pa.array(pairs.ravel().astype(np.float32))
+    return pa.ListArray.from_arrays(pa.array(offsets), values, mask=pa.array(unknown))
 
 
 def _regions(

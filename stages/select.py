@@ -17,7 +17,7 @@ SLICE = ["case", "axis", "slice_index"]
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """`left_out` are the images that are not exported, `rows` (columns of REJECTED) say why; `regions` counts theirs."""
+    """`left_out` are the images that are not exported, `rows` (of REJECTED) say why; `regions` counts theirs."""
 
     rows: pa.Table
     left_out: frozenset[Slice] = field(default_factory=frozenset)
@@ -42,4 +42,5 @@ def _keys(slices: pa.Table) -> frozenset[Slice]:
 
 
 def _rows(at: list[dict[str, Any]], reason: str, detail: str) -> pa.Table:
-    return pa.Table.from_pylist([{**row, "stage": "export", "reason": reason, "detail": detail} for row in at], REJECTED)
+    why = {"stage": "export", "reason": reason, "detail": detail}
+    return pa.Table.from_pylist([row | why for row in at], REJECTED)

@@ -102,11 +102,14 @@ def known(record: ImageRecord, ontology: Ontology, level: str) -> tuple[list[int
     for label in ontology.labels.values():
         members[ontology.categories[label.category].id].add(label.id)
     anatomy = {label.id for label in ontology.labels.values() if label.kind == "anatomy"}
-    negative = [n for n, ids in members.items() if ids & annotated and not ids & (seen | partial) and ids & anatomy <= absent]
+    unseen = {n: ids for n, ids in members.items() if not ids & (seen | partial)}
+    negative = [n for n, ids in unseen.items() if ids & annotated and ids & anatomy <= absent]
     return sorted(negative), [n for n, ids in sorted(members.items()) if ids & partial]
 
 
-def coco_lines(records: list[ImageRecord], ontology: Ontology, split: str, level: str) -> tuple[list[bytes], list[bytes]]:
+def coco_lines(
+    records: list[ImageRecord], ontology: Ontology, split: str, level: str
+) -> tuple[list[bytes], list[bytes]]:
     """The lines of images and of annotations of a COCO file."""
     licenses: dict[tuple[str, str], int] = {}
     images, annotations = [], []

@@ -17,7 +17,7 @@ import pandas as pd
 import plain_export as plain
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from plain_export import ImageRecord, RegionRecord
@@ -265,7 +265,8 @@ def lines(path: Path) -> list[bytes]:
     return [line.removesuffix(b",") for line in path.read_bytes().splitlines()]
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, deadline=None, phases=[Phase.reuse, Phase.generate],
+          suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(drawn_records(), st.integers(1, 4))
 def test_columns_give_what_rows_give(tmp_path: Path, made: list[ImageRecord], size: int) -> None:
     stats = export(plain.pages(made, ONTOLOGY, size), MANIFESTS, ONTOLOGY, tmp_path, png=False, ledger=Ledger())
