@@ -20,6 +20,9 @@ from stages.select import select
 
 STAGES = ("fetch", "decode", "slice", "validate", "filter", "harmonize", "bbox", "export")
 PNG_LIMIT = 100_000
+NOT_FETCHED = (
+    "fetch has not run: nothing of these sources below {raw}; `medglip-etl stage fetch --source S --raw {raw}` first"
+)
 
 
 def build(chosen: list[Manifest], known: dict[str, Manifest], options: Options, *, named: bool) -> dict[str, Any]:
@@ -142,13 +145,11 @@ def run_stage(name: str, chosen: list[Manifest], known: dict[str, Manifest], opt
     Raises:
         Failure: an earlier stage has not run; says which.
     """
-    if name == "fetch":
-        raise Failure("fetch: these sources have no download yet; put their files below --raw")
     listed = {m.slug for m in chosen if plan.listing(m.slug, options.out).exists()}
     works, faults = plan.plan(chosen, options)
     works = [w for w in works if w.units or w.rejected]
     if faults or not works:
-        raise Failure("\n".join(faults or [f"fetch has not run: nothing of these sources below {options.raw}"]))
+        raise Failure("\n".join(faults or [NOT_FETCHED.format(raw=options.raw)]))
     if name == "decode":
         return f"decode: {sum(len(w.units) for w in works)} cases, {sum(len(w.rejected) for w in works)} quarantined"
     _require(name, works, listed, options)
