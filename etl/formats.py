@@ -25,7 +25,7 @@ def sniff(path: Path) -> str:
     try:
         head = nifti.peek(path)
     except OSError as error:
-        raise unreadable(path, error.strerror or str(error)) from error
+        raise unreadable(path, error.strerror or error) from error
     if not head:
         empty = path.stat().st_size == 0
         raise unreadable(path, "empty file" if empty else "cut off inside its gzip header")
@@ -80,7 +80,7 @@ def read(path: Path, limit: int = MAX_BYTES, *, variable: str | None = None) -> 
 
         return itk.read(path, limit)
     except OSError as error:
-        raise unreadable(path, error.strerror or str(error)) from error
+        raise unreadable(path, error.strerror or error) from error
     except MemoryError as error:
         raise ItemError("too_large", f"{path.name}: more than this machine's memory") from error
 

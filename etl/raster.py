@@ -1,7 +1,6 @@
 """What every file reader returns, and the limits that every reader keeps."""
 
 import math
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from etl import privacy
 from etl.errors import ItemError
 
 Array = NDArray[Any]
@@ -89,9 +89,6 @@ def spacing_of(affine: NDArray[np.float64], ndim: int) -> tuple[float, ...]:
 
 
 def unreadable(path: Path, error: BaseException | str) -> ItemError:
-    """An ItemError with the last line of a library's message, without folders and addresses."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    text = lines[-1] if lines else type(error).__name__
-    text = text.replace(str(path), path.name).replace(f"{path.parent}/", "")
-    text = re.sub(r"(\s*\()?0x[0-9a-f]+\)?", "", text)
+    """An ItemError with our own words, or what may be told of a library's."""
+    text = privacy.message(error) if isinstance(error, BaseException) else error
     return ItemError("unreadable", f"{path.name}: {text}")

@@ -27,6 +27,8 @@ Book = dict[str, int]
 def quarantine(work: Work, results: list[Result], selection: Selection, options: Options) -> pd.DataFrame:
     """All quarantine rows of a source, sorted; the columns of QUARANTINE."""
     rows = [*work.rejected, *(row for result in results for row in result.rejected)]
+    if work.private:  # what a case's files are called stays in stages/
+        rows = [row | {"detail": None} for row in rows]
     tables = [pd.read_parquet(options.stage(stage, work.slug) / "rejected.parquet") for stage in REJECTING]
     frames = [pd.DataFrame(rows, columns=QUARANTINE[1:]), *tables, selection.rows]
     table = pd.concat([f for f in frames if len(f)] or [frames[0]])

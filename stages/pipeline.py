@@ -27,7 +27,7 @@ NOT_FETCHED = (
 
 def build(chosen: list[Manifest], known: dict[str, Manifest], options: Options, *, named: bool) -> dict[str, Any]:
     """All stages for these sources; those without a single pair are left out unless they were `named`."""
-    works, faults = plan.plan(chosen, options)
+    works, faults = plan.plan(chosen, known, options)
     if not named:
         works = [w for w in works if w.units]
     if not works:
@@ -146,7 +146,7 @@ def run_stage(name: str, chosen: list[Manifest], known: dict[str, Manifest], opt
         Failure: an earlier stage has not run; says which.
     """
     listed = {m.slug for m in chosen if plan.listing(m.slug, options.out).exists()}
-    works, faults = plan.plan(chosen, options)
+    works, faults = plan.plan(chosen, known, options)
     works = [w for w in works if w.units or w.rejected]
     if faults or not works:
         raise Failure("\n".join(faults or [NOT_FETCHED.format(raw=options.raw)]))
