@@ -22,6 +22,8 @@ SUFFIXES = (".nii", ".nii.gz", ".hdr", ".img", ".nrrd", ".nhdr", ".mha", ".mhd",
 
 def sniff(path: Path) -> str:
     """``nifti``, ``dicom``, ``itk``, ``picture`` or a key of ``arrays.READERS``; else ItemError with the cause."""
+    if path.exists() and not path.is_file():  # a pipe would be waited for without end
+        raise unreadable(path, "no plain file")
     try:
         head = nifti.peek(path)
     except OSError as error:
@@ -134,12 +136,12 @@ def companions(path: Path) -> list[Path]:
     if found in ("picture", "dicom", *arrays.READERS):
         return []
     if found == "nifti":
-        source = nifti.data_file(path)
+        sources = [nifti.data_file(path)]
     else:
         from etl import itk
 
-        source = itk.data_file(path)
-    return [] if source == path else [source]
+        sources = itk.data_files(path)
+    return [source for source in sources if source != path]
 
 
 def fingerprint(path: Path) -> str:

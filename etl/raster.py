@@ -13,6 +13,8 @@ from etl.errors import ItemError
 
 Array = NDArray[Any]
 
+MAX_DEFLATE_RATIO = 1032
+"""Deflate cannot do better: a file that declares more per packed byte is cut off or a lie."""
 MAX_BYTES = 16 * 2**30
 """Largest array, in bytes, that a file may declare; checked before anything is decoded."""
 
@@ -74,6 +76,12 @@ def check_size(path: Path, shape: tuple[int, ...], itemsize: int, limit: int) ->
     if size > limit:
         raise ItemError("too_large", f"{path.name}: dimensions {shape} need {size} bytes, the limit is {limit}")
     return size
+
+
+def check_packed(path: Path, size: int, packed: int) -> None:
+    """Nothing, if ``packed`` bytes of deflate can hold ``size``; else an ItemError before anything is allocated."""
+    if size > packed * MAX_DEFLATE_RATIO:
+        raise unreadable(path, f"cut off: {packed} compressed bytes cannot hold {size}")
 
 
 def check_affine(path: Path, affine: NDArray[np.float64]) -> NDArray[np.float64]:
