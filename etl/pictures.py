@@ -9,7 +9,7 @@ from typing import IO, Any, cast
 
 import numpy as np
 import tifffile
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, TiffImagePlugin  # noqa: F401  (registers TIFF, which Pillow does late)
 
 from etl.errors import ItemError
 from etl.raster import MAX_BYTES, Array, check_packed, check_size, unreadable
@@ -18,7 +18,7 @@ GZIP = b"\x1f\x8b"
 SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N")
 COLOURED = ("RGB", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr", "LAB", "HSV")
 GREY_ALPHA = ("LA", "La")
-FORMATS = ("PNG", "JPEG", "MPO", "GIF", "BMP", "TIFF", "PPM")
+FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "PPM")
 MAX_PICTURE_BYTES = 2**30
 """Of all pages of one picture, decoded."""
 Image.MAX_IMAGE_PIXELS = MAX_PICTURE_BYTES // 2  # Pillow refuses to open what has twice as many, and warns below
