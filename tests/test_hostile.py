@@ -19,6 +19,8 @@ import pandas as pd
 import pytest
 import tifffile
 from PIL import Image
+from pydicom import uid
+from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 
 from etl import formats
 from etl.errors import ItemError, UsageError
@@ -161,6 +163,17 @@ def test_data_files_of_a_header_in_its_folder_are_read(tmp_path: Path) -> None:
     sized = packed.replace(b"ElementDataFile", b"CompressedDataSize = %d\nElementDataFile" % len(voxels))
     (tmp_path / "c.mha").write_bytes(sized + voxels)
     assert formats.read(tmp_path / "c.mha").array[:, 0, 0].tolist() == list(range(10))
+
+
+def test_a_directory_of_dicom_files_is_not_followed(tmp_path: Path) -> None:
+    record = Dataset()
+    record.DirectoryRecordType, record.ReferencedFileID = "IMAGE", ["..", "..", "etc", "passwd"]
+    file = FileDataset(str(tmp_path / "DICOMDIR"), Dataset(), file_meta=FileMetaDataset(), preamble=bytes(128))
+    file.file_meta.TransferSyntaxUID, file.DirectoryRecordSequence = uid.ExplicitVRLittleEndian, [record]
+    file.save_as(tmp_path / "DICOMDIR")
+    with pytest.raises(ItemError, match="a directory of files") as caught:
+        formats.read(tmp_path / "DICOMDIR")
+    assert caught.value.reason == "unsupported"
 
 
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
