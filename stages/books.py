@@ -24,6 +24,8 @@ Book = dict[str, int]
 def quarantine(work: Work, results: list[Result], selection: Selection, options: Options) -> pa.Table:
     """All quarantine rows of a source, sorted; the columns of QUARANTINE."""
     rows = [*work.rejected, *(row for result in results for row in result.rejected)]
+    if work.private:  # what a case's files are called stays in stages/
+        rows = [row | {"detail": None} for row in rows]
     tables = [pq.read_table(options.stage(stage, work.slug) / "rejected.parquet") for stage in REJECTING]
     table = pa.concat_tables([pa.Table.from_pylist(rows, REJECTED), *tables, selection.rows])
     table = table.add_column(0, "source", pa.repeat(work.slug, len(table))).cast(QUARANTINE)

@@ -20,11 +20,14 @@ from stages.select import SLICE, select
 
 STAGES = ("fetch", "decode", "slice", "validate", "filter", "harmonize", "bbox", "export")
 PNG_LIMIT = 100_000
+NOT_FETCHED = (
+    "fetch has not run: nothing of these sources below {raw}; `medglip-etl stage fetch --source S --raw {raw}` first"
+)
 
 
 def build(chosen: list[Manifest], known: dict[str, Manifest], options: Options, *, named: bool) -> dict[str, Any]:
     """All stages for these sources; those without a single pair are left out unless they were `named`."""
-    works, faults = plan.plan(chosen, options)
+    works, faults = plan.plan(chosen, known, options)
     if not named:
         works = [w for w in works if w.units]
     if not works:
@@ -143,13 +146,11 @@ def run_stage(name: str, chosen: list[Manifest], known: dict[str, Manifest], opt
     Raises:
         Failure: an earlier stage has not run; says which.
     """
-    if name == "fetch":
-        raise Failure("fetch: these sources have no download yet; put their files below --raw")
     listed = {m.slug for m in chosen if plan.listing(m.slug, options.out).exists()}
-    works, faults = plan.plan(chosen, options)
+    works, faults = plan.plan(chosen, known, options)
     works = [w for w in works if w.units or w.rejected]
     if faults or not works:
-        raise Failure("\n".join(faults or [f"fetch has not run: nothing of these sources below {options.raw}"]))
+        raise Failure("\n".join(faults or [NOT_FETCHED.format(raw=options.raw)]))
     if name == "decode":
         return f"decode: {sum(len(w.units) for w in works)} cases, {sum(len(w.rejected) for w in works)} quarantined"
     _require(name, works, listed, options)
