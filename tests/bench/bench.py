@@ -20,7 +20,7 @@ import workloads
 
 HERE = Path(__file__).parent
 PROGRAM = str(Path(sys.executable).with_name("medglip-etl"))
-LIBRARIES = ("numpy", "numba", "isal", "deflate", "pyarrow", "nibabel", "scikit-image", "pillow", "dask")
+LIBRARIES = ("numpy", "numba", "deflate", "pyarrow", "nibabel", "scikit-image", "pillow", "dask")
 
 
 class Process:
