@@ -1,13 +1,19 @@
-"""PNG, JPEG, TIFF, BMP, GIF and PNM files to arrays, with Pillow; tifffile for what Pillow cannot read."""
+"""PNG, JPEG, TIFF, BMP, GIF and PNM files to arrays, with Pillow; tifffile for what Pillow cannot read.
 
+A file may be packed with gzip.
+"""
+
+import gzip
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO, cast
 
 import numpy as np
 import tifffile
 from PIL import Image, ImageOps
 
+from etl import nifti
 from etl.errors import ItemError
 from etl.raster import MAX_BYTES, Array, check_size, unreadable
 
@@ -20,7 +26,7 @@ GREY_ALPHA = ("LA", "La")
 def _opened(path: Path, limit: int) -> Iterator[Image.Image]:
     """The first frame, decoded, EXIF orientation applied; every failure as an ItemError."""
     try:
-        with Image.open(path) as image:
+        with _content(path) as content, Image.open(content) as image:
             check_size(path, (image.height, image.width), len(image.getbands()), limit)
             image.load()
             picture_format = image.format
@@ -104,7 +110,7 @@ def read_pages(path: Path, limit: int = MAX_BYTES) -> list[Array]:
     if _is_tiff(path):
         return _tiff_pages(path, limit)
     try:
-        with Image.open(path) as image:
+        with _content(path) as content, Image.open(content) as image:
             count = int(getattr(image, "n_frames", 1))
             check_size(path, (count, image.height, image.width), len(image.getbands()), limit)
             pages = []
@@ -125,9 +131,20 @@ def is_jpeg(path: Path) -> bool:
     return _head(path).startswith(b"\xff\xd8\xff")
 
 
-def _head(path: Path) -> bytes:
+@contextmanager
+def _content(path: Path) -> Iterator[Path | IO[bytes]]:
+    """The file, or a stream of what a gzip file holds: no more is unpacked than a decoder asks for."""
     with path.open("rb") as stream:
-        return stream.read(8)
+        packed = stream.read(2) == nifti.GZIP
+    if not packed:
+        yield path
+        return
+    with gzip.GzipFile(path) as unpacked:
+        yield cast(IO[bytes], unpacked)
+
+
+def _head(path: Path) -> bytes:
+    return nifti.peek(path, 8)
 
 
 def _is_tiff(path: Path) -> bool:
@@ -158,7 +175,7 @@ def _equal_channels(array: Array) -> Array | None:
 
 def _tiff_pages(path: Path, limit: int) -> list[Array]:
     try:
-        with tifffile.TiffFile(path) as file:
+        with _content(path) as content, tifffile.TiffFile(content) as file:
             pages = [page for page in file.pages if isinstance(page, tifffile.TiffPage) and not page.is_reduced]
             for page in pages:
                 check_size(path, (len(pages), *page.shape), page.dtype.itemsize if page.dtype else 1, limit)
@@ -199,10 +216,10 @@ def _refuse_pages(path: Path) -> None:
     if not _is_tiff(path) and not head.startswith(b"GIF8"):
         return
     try:
-        with Image.open(path) as image:
+        with _content(path) as content, Image.open(content) as image:
             frames = int(getattr(image, "n_frames", 1))
         if frames > 1 and _is_tiff(path):
-            with tifffile.TiffFile(path) as file:
+            with _content(path) as content, tifffile.TiffFile(content) as file:
                 frames = sum(not getattr(page, "is_reduced", False) for page in file.pages)
     except Exception:  # the reader proper says what is wrong
         return

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from etl import geometry, intensity, isolate, png, store
 from etl.case import Loaded, load
+from etl.casenames import faulty_labels
 from etl.errors import Failure, ItemError
 from etl.formats import companions
 from etl.inventory import Case
@@ -25,7 +26,7 @@ from etl.results import BatchWriter
 
 HEADERS = (".mhd", ".hdr", ".nhdr", ".hdr.gz")
 Emit = Callable[[dict[str, Any]], None]
-VERSION = 3
+VERSION = 4
 Array = npt.NDArray[np.generic]
 CT_WINDOW = (40.0, 400.0)
 PERCENTILE = (0.5, 99.5)
@@ -79,7 +80,7 @@ def units(cases: Iterable[Case], manifest: Manifest, root: Path, params: SlicePa
         files = _files(case, root)
         prints = [(f, *_stamp(root / f)) for f in files]
         masks = [[m.path, m.label, rules[m.rule]] for m in case.masks]
-        key = store.digest([base, case.case, case.image, prints, masks])
+        key = store.digest([base, case.case, case.image, prints, masks, faulty_labels(manifest, case.case)])
         found.append(Unit(case, key, sum(size for _, size, _ in prints)))
     return found
 
@@ -220,7 +221,8 @@ def _cut(loaded: Loaded, batch: Batch, found: list[Any], emit: Emit, rejected: l
         "spacing": loaded.spacing, "tilt": round(loaded.tilt, 4), "native": loaded.native,
         "affine": None if loaded.affine is None else np.asarray(loaded.affine, float).tolist(),
         "shape": list(loaded.frames[0].shape if loaded.volume is None else loaded.volume.shape),
-        "unsure": _unsure(loaded, found[before:]),
+        "unsure": _unsure(loaded, batch.manifest, found[before:]),
+        "resampled": any(layer.resampled for layer in loaded.layers),
     } | _origins(loaded, batch.root)
 
 
@@ -232,9 +234,11 @@ def _origins(loaded: Loaded, root: Path) -> dict[str, Any]:
     return {"origins": {"stacked": loaded.stacked, "files": files}}
 
 
-def _unsure(loaded: Loaded, rows: list[Any]) -> list[str]:
-    """Raw labels of which nothing is here but objects that could not be read: nobody knows whether they are there."""
+def _unsure(loaded: Loaded, manifest: Manifest, rows: list[Any]) -> list[str]:
+    """Raw labels of which nothing is here but what could not be read or is excluded, and the unions that hold one of
+    them: nobody knows whether they are there."""
     unread = {lost.name for lost in loaded.lost if lost.reason not in ("not_placed", "empty_mask")}
+    unread |= {name for name, parts in manifest.derive.items() if unread.intersection(parts)}
     return sorted(unread - {row["raw_label"] for row in rows})
 
 
