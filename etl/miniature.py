@@ -111,8 +111,8 @@ def _scene(manifest: Manifest, images: list[ImagePlan], number: int) -> Scene:
 def _grid(manifest: Manifest, images: Sequence[ImagePlan], blocks: int) -> Grid:
     path = images[0].paths[0]
     kind = miniature_files.format_of(path)
-    colored = manifest.third_axis == "color"
-    if kind == "picture" or colored or manifest.modality in FLAT_MODALITIES or (kind != "volume" and len(images[0].paths) == 1):
+    flat = kind == "picture" or manifest.third_axis == "color" or manifest.modality in FLAT_MODALITIES
+    if flat or (kind != "volume" and len(images[0].paths) == 1):
         return Grid((*PICTURE, 1), native=True)
     if manifest.third_axis == "time":
         return Grid((*PICTURE, FRAMES), native=True)
