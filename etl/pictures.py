@@ -26,7 +26,7 @@ GREY_ALPHA = ("LA", "La")
 def _opened(path: Path, limit: int) -> Iterator[Image.Image]:
     """The first frame, decoded, EXIF orientation applied; every failure as an ItemError."""
     try:
-        with _content(path) as content, Image.open(content) as image:
+        with _plain(path) as content, Image.open(content) as image:
             check_size(path, (image.height, image.width), len(image.getbands()), limit)
             image.load()
             picture_format = image.format
@@ -110,7 +110,7 @@ def read_pages(path: Path, limit: int = MAX_BYTES) -> list[Array]:
     if _is_tiff(path):
         return _tiff_pages(path, limit)
     try:
-        with _content(path) as content, Image.open(content) as image:
+        with _plain(path) as content, Image.open(content) as image:
             count = int(getattr(image, "n_frames", 1))
             check_size(path, (count, image.height, image.width), len(image.getbands()), limit)
             pages = []
@@ -132,8 +132,8 @@ def is_jpeg(path: Path) -> bool:
 
 
 @contextmanager
-def _content(path: Path) -> Iterator[Path | IO[bytes]]:
-    """The file, or a stream of what a gzip file holds: no more is unpacked than a decoder asks for."""
+def _plain(path: Path) -> Iterator[Path | IO[bytes]]:
+    """The file, or a stream of what is packed in it (STARE: `.ppm.gz`); no more is unpacked than a decoder asks for."""
     with path.open("rb") as stream:
         packed = stream.read(2) == nifti.GZIP
     if not packed:
@@ -175,7 +175,7 @@ def _equal_channels(array: Array) -> Array | None:
 
 def _tiff_pages(path: Path, limit: int) -> list[Array]:
     try:
-        with _content(path) as content, tifffile.TiffFile(content) as file:
+        with _plain(path) as content, tifffile.TiffFile(content) as file:
             pages = [page for page in file.pages if isinstance(page, tifffile.TiffPage) and not page.is_reduced]
             for page in pages:
                 check_size(path, (len(pages), *page.shape), page.dtype.itemsize if page.dtype else 1, limit)
@@ -216,10 +216,10 @@ def _refuse_pages(path: Path) -> None:
     if not _is_tiff(path) and not head.startswith(b"GIF8"):
         return
     try:
-        with _content(path) as content, Image.open(content) as image:
+        with _plain(path) as content, Image.open(content) as image:
             frames = int(getattr(image, "n_frames", 1))
         if frames > 1 and _is_tiff(path):
-            with _content(path) as content, tifffile.TiffFile(content) as file:
+            with _plain(path) as content, tifffile.TiffFile(content) as file:
                 frames = sum(not getattr(page, "is_reduced", False) for page in file.pages)
     except Exception:  # the reader proper says what is wrong
         return

@@ -7,11 +7,12 @@ from functools import partial
 from typing import Any
 
 from etl import runner, splits, store
-from etl.errors import Failure
+from etl.errors import Failure, UsageError
 from etl.labelmap import load_label_map, load_ontology
 from etl.manifest import Manifest
 from etl.progress import Progress
 from etl.records import ImageRecord
+from etl.yamlfile import suggestion
 from stages import books, export, plan, slice, tables
 from stages.plan import Options, Work
 from stages.records import Naming, kept_regions, records
@@ -31,6 +32,8 @@ def build(chosen: list[Manifest], known: dict[str, Manifest], options: Options, 
             *faults, f"nothing of these sources below {options.raw}; "
             f"`medglip-etl sources check S --raw {options.raw}` says why"
         ]))  # fmt: skip
+    for work in works:
+        naming(work, options)  # a wrong label map is told before the work, not after it
     slice_all(works, options)
     stats = run_export(works, known, options)
     if faults:
@@ -70,7 +73,6 @@ def _singly(batches: Iterable[slice.Batch]) -> Iterator[slice.Batch]:
 
 def run_export(works: list[Work], known: dict[str, Manifest], options: Options) -> dict[str, Any]:
     """The table stages, then export: dataset/ and quarantine/ of exactly these sources."""
-    ontology = load_ontology(*options.label_maps)
     split_of = splits.assign([(w.manifest, w.cases) for w in works], splits.families(known.values()))
     folder = options.out / "quarantine"
     aside = folder.with_name("quarantine.tmp")
@@ -81,8 +83,8 @@ def run_export(works: list[Work], known: dict[str, Manifest], options: Options) 
     images = regions = 0
     for work in sorted(works, key=lambda w: w.slug + "/"):
         results = work.results(options)
-        mapping = load_label_map(work.slug, *options.label_maps)
-        done = tables.run(work, results, mapping, options)
+        names = naming(work, options)
+        done = tables.run(work, results, names.mapping, options)
         kept = kept_regions(work, options)
         selection = select(work, kept, options)
         rows = books.quarantine(work, results, selection, options)
@@ -90,10 +92,10 @@ def run_export(works: list[Work], known: dict[str, Manifest], options: Options) 
         ledger.add(work, results, done, selection, rows, options)
         images += len(kept[["case", "axis", "slice_index"]].drop_duplicates()) - len(selection.left_out)
         regions += len(kept) - selection.regions
-        streams.append(partial(_stream, work, Naming(mapping, ontology), split_of, selection.left_out, options))
+        streams.append(partial(_stream, work, names, split_of, selection.left_out, options))
     stats = export.export(
         lambda: (record for stream in streams for record in stream()),
-        {w.slug: w.manifest for w in works}, ontology, options.out,
+        {w.slug: w.manifest for w in works}, load_ontology(*options.label_maps), options.out,
         png=images <= PNG_LIMIT if options.png is None else options.png, ledger=ledger.ledger(regions, {}),
     )  # fmt: skip
     export.swap(aside, folder)
@@ -102,6 +104,22 @@ def run_export(works: list[Work], known: dict[str, Manifest], options: Options) 
     if not stats["images"]:
         raise Failure("no image came out of this build; `medglip-etl quarantine OUT` says why")
     return stats
+
+
+def naming(work: Work, options: Options) -> Naming:
+    """The label map of a source and the ontology that it speaks of.
+
+    Raises:
+        UsageError: the map names a label that the ontology has not.
+    """
+    ontology = load_ontology(*options.label_maps)
+    mapping = load_label_map(work.slug, *options.label_maps)
+    for raw, entry in mapping.items():
+        if entry.label is not None and entry.label not in ontology.labels:
+            near = suggestion(entry.label, ontology.labels)
+            raise UsageError(f"label map of {work.slug}: '{raw}' is mapped to '{entry.label}', which is no label of "
+                             f"the ontology{near}; `medglip-etl labels list` shows them")
+    return Naming(mapping, ontology)
 
 
 def _stream(
@@ -142,8 +160,7 @@ def run_stage(name: str, chosen: list[Manifest], known: dict[str, Manifest], opt
         return f"export: {stats['images']} images, {stats['regions']} regions"
     lines = []
     for work in works:
-        mapping = load_label_map(work.slug, *options.label_maps)
-        done = tables.run(work, work.results(options), mapping, options, last=name)
+        done = tables.run(work, work.results(options), naming(work, options).mapping, options, last=name)
         lines.append(f"{name} {work.slug}: {done[name]}")
     return "\n".join(lines)
 

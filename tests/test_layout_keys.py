@@ -143,7 +143,7 @@ def test_lists_of_splits_and_subjects_of_the_manifest(tmp_path: Path) -> None:
         source(tmp_path, text + lists)
     text = text.replace("{person}_{view}", "{case:[^/]+}").replace("'im/{case:\\d+}", "'no/{case:\\d+}")
     lists = lists.replace("'{person}'", "'{case}'").replace("train.txt", "gone.txt")
-    with pytest.raises(UsageError, match="gone.txt"):
+    with pytest.raises(UsageError, match=r"gone\.txt"):
         source(tmp_path, text + lists)
     lists = lists.replace("gone.txt, ", "gone.txt, optional: true, ")
     (tmp_path / "test.txt").write_text("p3_2\n")
