@@ -11,10 +11,9 @@ _SPAN = re.compile(r"(\d+)-(\d+)")
 
 
 class ByName(Generic[Said]):
-    """Something said of cases, by a case name, by a name in which `*` is any text, or by a span ``a-b`` of numbers.
+    """Something said of cases or labels, by name, by a name in which `*` is any text, by a span ``a-b`` of numbers.
 
-    A name that is written out goes before the others, and these count in their order. A case that is called ``3-7``
-    is written as it is; a span holds cases whose whole name is a number.
+    A name that is written out goes before a span, a span before `*`. A span holds names that are a number.
     """
 
     def __init__(self, said: Mapping[str, Said]) -> None:
@@ -42,7 +41,9 @@ def faulty_labels(manifest: Manifest, case: str) -> dict[str, str]:
     found: dict[str, str] = {}
     for item in manifest.exclude:
         if item.labels and ByName({item.case: item}).of(case) is not None:
-            found.update(dict.fromkeys(item.labels, _why(item.why, item.link)))
+            faulty = ByName(dict.fromkeys(item.labels, item))
+            gone = [name for name in manifest.raw_labels() if name not in manifest.derive and faulty.of(name)]
+            found.update(dict.fromkeys(gone, _why(item.why, item.link)))
     for name, parts in manifest.derive.items():
         fault = next((part for part in parts if part in found), None)
         if fault is not None:

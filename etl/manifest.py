@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal, get_args
 
@@ -156,7 +157,7 @@ class SplitList(_Model):
 
 
 class Exclude(_Model):
-    """A case with a known fault; `*` in its name stands for any text. With `labels`, those alone are not used."""
+    """A case with a known fault; with `labels`, those alone are not used. `*` in a name stands for any text."""
 
     case: Text
     labels: tuple[Text, ...] = ()
@@ -349,7 +350,9 @@ def _label_names(manifest: Manifest) -> list[tuple[yamlfile.Location, str, tuple
     every, drawn = manifest.raw_labels(), _drawn(manifest)
     wanted: list[tuple[yamlfile.Location, str, tuple[str, ...]]] = []
     for number, item in enumerate(manifest.exclude):
-        wanted += [(("exclude", number, "labels", index), name, drawn) for index, name in enumerate(item.labels)]
+        for index, name in enumerate(item.labels):
+            if not any(fnmatchcase(label, name) for label in drawn):
+                wanted.append((("exclude", number, "labels", index), name, drawn))
     for key, names in (("components", manifest.components), ("annotates", manifest.annotates)):
         if not isinstance(names, str):
             wanted += [((key, index), name, every) for index, name in enumerate(names)]

@@ -16,7 +16,7 @@ from PIL import Image
 
 from etl import formats
 from etl.case import Loaded, load
-from etl.casenames import ByName
+from etl.casenames import ByName, faulty_labels
 from etl.errors import ItemError, UsageError
 from etl.inventory import Case, inventory
 from etl.manifest import load_manifest
@@ -86,7 +86,7 @@ def test_ignored_values_are_background_and_no_label(tmp_path: Path) -> None:
     save(tmp_path / "ms/a.nii", mask)
     layer = only(tmp_path, RULE.format(more=", ignore: [1, 9]") + "labels: {2: spleen}\n").layers[0]
     assert np.unique(layer.array).tolist() == [0, 2, 7]  # 7 is still there, to be reported
-    with pytest.raises(UsageError, match="toy.yaml:4: files.0..ignore: 1 is a key of labels too"):
+    with pytest.raises(UsageError, match=r"toy\.yaml:4: files\[0\]\.ignore: 1 is a key of labels too"):
         source(tmp_path, RULE.format(more=", ignore: [1]") + LABELS)
     with pytest.raises(UsageError, match="means nothing to kind binary"):
         source(tmp_path, RULE.format(more=", ignore: [1]").replace("label_map", "binary") + "labels: {1: liver}\n")
@@ -165,6 +165,17 @@ def test_one_name_in_lists_of_two_splits_is_an_error(tmp_path: Path) -> None:
 def test_names_go_before_spans_and_patterns() -> None:
     said = ByName({"1*": "one", "10-12": "ten", "11": "eleven"})
     assert [said.of(case) for case in ("11", "10", "13", "2", "1a")] == ["eleven", "ten", "one", None, "one"]
+
+
+def test_faulty_labels_of_a_case_by_pattern(tmp_path: Path) -> None:
+    text = "files:\n  - {image: '{case}.nii', mask: '{case}_m.nii', kind: label_map}\n"
+    text += "labels: {1: vertebra T1, 2: vertebra T2, 3: rib}\nderive: {spine: [vertebra T1, vertebra T2]}\n"
+    manifest, _ = source(tmp_path, text + "exclude: [{case: 's1', labels: ['vertebra *'], why: mixed up}]\n")
+    assert faulty_labels(manifest, "s1") == {
+        "vertebra T1": "mixed up", "vertebra T2": "mixed up", "spine": "holds vertebra T1: mixed up"}  # fmt: skip
+    assert faulty_labels(manifest, "s2") == {}
+    with pytest.raises(UsageError, match=r"exclude\[0\]\.labels\[0\]: 'rip' is no raw label .*did you mean 'rib'"):
+        source(tmp_path, text + "exclude: [{case: 's1', labels: [rip], why: mixed up}]\n")
 
 
 def test_json_polygons(tmp_path: Path) -> None:
