@@ -252,6 +252,8 @@ def _volume(name: str, manifest: Manifest, raster: Raster, layers: list[Layer]) 
     array = geometry.canonical(raster.array, to)
     affine = geometry.canonical_affine(raster.affine, raster.array.shape, to)
     placed = [_placed(layer, array.shape, affine) for layer in layers]
+    if any(layer.resampled for layer in placed) and _shows(layers) and not _shows(placed):
+        raise ItemError("not_placed", "no annotated voxel of the mask is nearest to one of the image")
     spacing = None if raster.spacing is None else geometry.spacing(affine)
     derived = tuple(_with_derived(placed, manifest))
     if raster.scan is None:
@@ -275,16 +277,12 @@ def _placed(layer: Layer, shape: tuple[int, ...], affine: Array) -> Layer:
     except ItemError:
         if not layer.loose:
             raise
-        return replace(layer, array=_nearest(turned, own, shape, affine), resampled=True)
+        return replace(layer, array=geometry.nearest(turned, own, shape, affine), resampled=True)
     return replace(layer, array=turned)
 
 
-def _nearest(labels: Array, own: Array, shape: tuple[int, ...], affine: Array) -> Array:
-    """A mask of another grid on the image's; ItemError `not_placed` when nothing that is annotated comes over."""
-    found = geometry.nearest(labels, own, shape, affine)
-    if labels.any() and not found.any():
-        raise ItemError("not_placed", "no annotated voxel of the mask is nearest to one of the image")
-    return found
+def _shows(layers: list[Layer]) -> bool:
+    return any(layer.array.any() for layer in layers)
 
 
 def _with_derived(layers: list[Layer], manifest: Manifest) -> Iterator[Layer]:
