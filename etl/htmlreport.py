@@ -2,15 +2,18 @@
 
 import base64
 import hashlib
+import heapq
 import io
 from collections.abc import Sequence
+from dataclasses import dataclass
 from html import escape
 from typing import Any
 
 from PIL import Image, ImageDraw
 
+from etl.labeltable import LabelTable
 from etl.manifest import Manifest
-from etl.records import ImageRecord
+from etl.records import Page
 
 SIDE = 256  # longest side of a thumbnail, pixels
 PER_SOURCE = 2
@@ -21,36 +24,43 @@ td,th{border:1px solid #ccc;padding:2px 8px;text-align:left}td.n{text-align:righ
 figure{display:inline-block;vertical-align:top;width:256px;margin:4px}figcaption{font-size:11px;word-wrap:break-word}"""
 
 
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """An image of the contact sheet: its row and those of its regions."""
+
+    rank: str
+    image: dict[str, Any]
+    regions: list[dict[str, Any]]
+
+
 class ContactSheet:
     """Keeps of each source the few images with the smallest hash of their key: a fixed, spread-out choice."""
 
     def __init__(self) -> None:
-        self.kept: dict[str, list[tuple[str, ImageRecord]]] = {}
+        self.kept: dict[str, list[Shown]] = {}
 
-    def add(self, record: ImageRecord) -> None:
-        """Looks at one image."""
-        rank = hashlib.sha256(record.key.encode()).hexdigest()
-        kept = self.kept.setdefault(record.source, [])
-        if len(kept) < PER_SOURCE or rank < kept[-1][0]:
-            kept.append((rank, record))
-            kept.sort(key=lambda pair: pair[0])
-            del kept[PER_SOURCE:]
+    def add(self, page: Page) -> None:
+        """Looks at one page."""
+        ranks = [hashlib.sha256(key.encode()).hexdigest() for key in page.images["key"].to_pylist()]
+        best = heapq.nsmallest(PER_SOURCE, range(len(ranks)), key=ranks.__getitem__)
+        both = [*self.kept.get(page.source, []), *(Shown(ranks[n], *page.rows(n)) for n in best)]
+        self.kept[page.source] = sorted(both, key=lambda shown: shown.rank)[:PER_SOURCE]
 
-    def records(self) -> list[ImageRecord]:
+    def images(self) -> list[Shown]:
         """The chosen images, by source."""
-        return [record for source in sorted(self.kept) for _, record in self.kept[source]][:SHOWN]
+        return [shown for source in sorted(self.kept) for shown in self.kept[source]][:SHOWN]
 
 
-def thumbnail(record: ImageRecord) -> bytes:
+def thumbnail(shown: Shown) -> bytes:
     """PNG of the image, at most 256 pixels a side, with its boxes drawn."""
-    with Image.open(io.BytesIO(record.image)) as stored:
+    with Image.open(io.BytesIO(shown.image["png"])) as stored:
         scale = min(1.0, SIDE / max(stored.size))
         size = (max(1, round(stored.width * scale)), max(1, round(stored.height * scale)))
         picture = stored.convert("RGB").resize(size)
     draw = ImageDraw.Draw(picture)
-    for region in record.regions:
-        x, y, w, h = (value * scale for value in region.bbox)
-        draw.rectangle((x, y, max(x, x + w - 1), max(y, y + h - 1)), outline=color(region.label_id))
+    for region in shown.regions:
+        x, y, w, h = (region[name] * scale for name in "xywh")
+        draw.rectangle((x, y, max(x, x + w - 1), max(y, y + h - 1)), outline=color(region["label_id"]))
     buffer = io.BytesIO()
     picture.save(buffer, "PNG")
     return buffer.getvalue()
@@ -61,13 +71,14 @@ def color(label_id: int) -> str:
     return COLORS[label_id % len(COLORS)]
 
 
-def figure(record: ImageRecord) -> str:
+def figure(shown: Shown, labels: LabelTable) -> str:
     """One thumbnail with its legend."""
-    data = base64.b64encode(thumbnail(record)).decode()
-    names = {region.label: color(region.label_id) for region in record.regions}
+    data = base64.b64encode(thumbnail(shown)).decode()
+    names = {labels.label[region["label_id"]].as_py(): color(region["label_id"]) for region in shown.regions}
     legend = ", ".join(f'<span style="border-bottom:3px solid {c}">{escape(n)}</span>' for n, c in names.items())
-    image = f'<img alt="{escape(record.key)}" src="data:image/png;base64,{data}">'
-    return f"<figure>{image}<figcaption>{escape(record.key)}<br>{legend}</figcaption></figure>"
+    key = escape(shown.image["key"])
+    image = f'<img alt="{key}" src="data:image/png;base64,{data}">'
+    return f"<figure>{image}<figcaption>{key}<br>{legend}</figcaption></figure>"
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
@@ -86,7 +97,9 @@ def flat(value: Any, path: tuple[str, ...] = ()) -> list[tuple[str, Any]]:
     return [row for key in sorted(value, key=str) for row in flat(value[key], (*path, str(key)))]
 
 
-def page(stats: dict[str, Any], manifests: Sequence[Manifest], sheet: ContactSheet) -> str:
+def page(
+    stats: dict[str, Any], manifests: Sequence[Manifest], sheet: ContactSheet, labels: LabelTable
+) -> str:
     """The whole page."""
     parts = [f"<h1>Dataset</h1><p>{stats['images']} images, {stats['regions']} regions.</p>"]
     sources = [(m.slug, m.title, m.modality, m.license.name, m.license.redistribution, m.status) for m in manifests]
@@ -98,6 +111,6 @@ def page(stats: dict[str, Any], manifests: Sequence[Manifest], sheet: ContactShe
     parts.append("<h2>Books</h2>" + table(("stage", "number"), flat(stats["books"])))
     small = [(label, n.get("kept", 0), n.get("dropped", 0)) for label, n in sorted(stats["too_small"].items())]
     parts.append("<h2>Too small</h2>" + table(("label", "kept", "dropped"), small))
-    parts.append("<h2>Contact sheet</h2>" + "\n".join(figure(record) for record in sheet.records()))
+    parts.append("<h2>Contact sheet</h2>" + "\n".join(figure(shown, labels) for shown in sheet.images()))
     top = f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Dataset</title><style>{STYLE}</style>'
     return f"{top}</head><body>\n" + "\n".join(parts) + "\n</body></html>\n"

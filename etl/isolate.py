@@ -191,7 +191,9 @@ def serve() -> None:
     global _replies, _seconds
     _seconds, memory, output = float(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
     _replies = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what libraries print must not mix with answers
+    silence = os.open(os.devnull, os.O_WRONLY)  # libraries print what they read: it belongs in no log
+    os.dup2(silence, 1)
+    os.dup2(silence, 2)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     _lower(resource.RLIMIT_FSIZE, output)

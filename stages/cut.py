@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from etl import geometry, intensity, isolate, png
+from etl import geometry, intensity, isolate, png, privacy
 from etl.case import Loaded, load
 from etl.errors import ItemError
 from etl.kinds import Layer
@@ -62,7 +62,7 @@ def _run_case(unit: Unit, batch: Batch, writer: BatchWriter, fatal: tuple[str, s
         named = ItemError("too_large", f"{case.image}: it needs more memory than there is")
         images, regions, rejected = [], [], [reject(case.case, named)]
     except Exception as error:  # one bad file never stops a build
-        detail = f"{case.image}: {type(error).__name__}: {error}"
+        detail = f"{case.image}: {type(error).__name__}: {privacy.message(error)}"
         images, regions, rejected = [], [], [reject(case.case, ItemError("unreadable", detail))]
     if not images and not rejected:
         rejected = [reject(case.case, ItemError("empty_mask", f"{case.image}: nothing in it is annotated"))]

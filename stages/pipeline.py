@@ -11,20 +11,23 @@ from etl.errors import Failure, UsageError
 from etl.labelmap import load_label_map, load_ontology
 from etl.manifest import Manifest
 from etl.progress import Progress
-from etl.records import ImageRecord
+from etl.records import Page
 from etl.yamlfile import suggestion
 from stages import books, export, plan, slice, tables
 from stages.plan import Options, Work
-from stages.records import Naming, kept_regions, records
-from stages.select import select
+from stages.records import Naming, pages
+from stages.select import SLICE, select
 
 STAGES = ("fetch", "decode", "slice", "validate", "filter", "harmonize", "bbox", "export")
 PNG_LIMIT = 100_000
+NOT_FETCHED = (
+    "fetch has not run: nothing of these sources below {raw}; `medglip-etl stage fetch --source S --raw {raw}` first"
+)
 
 
 def build(chosen: list[Manifest], known: dict[str, Manifest], options: Options, *, named: bool) -> dict[str, Any]:
     """All stages for these sources; those without a single pair are left out unless they were `named`."""
-    works, faults = plan.plan(chosen, options)
+    works, faults = plan.plan(chosen, known, options)
     if not named:
         works = [w for w in works if w.units]
     if not works:
@@ -85,16 +88,17 @@ def run_export(works: list[Work], known: dict[str, Manifest], options: Options) 
         results = work.results(options)
         names = naming(work, options)
         done = tables.run(work, results, names.mapping, options)
-        kept = kept_regions(work, options)
+        kept = tables.regions_of("bbox", work, options)
         selection = select(work, kept, options)
         rows = books.quarantine(work, results, selection, options)
         books.write_quarantine(aside, work.slug, rows)
         ledger.add(work, results, done, selection, rows, options)
-        images += len(kept[["case", "axis", "slice_index"]].drop_duplicates()) - len(selection.left_out)
+        images += len(kept.group_by(SLICE).aggregate([])) - len(selection.left_out)
         regions += len(kept) - selection.regions
-        streams.append(partial(_stream, work, names, split_of, selection.left_out, options))
+        if len(kept) > selection.regions:
+            streams.append(partial(_stream, work, names, split_of, selection.left_out, options))
     stats = export.export(
-        lambda: (record for stream in streams for record in stream()),
+        (page for stream in streams for page in stream()),
         {w.slug: w.manifest for w in works}, load_ontology(*options.label_maps), options.out,
         png=images <= PNG_LIMIT if options.png is None else options.png, ledger=ledger.ledger(regions, {}),
     )  # fmt: skip
@@ -124,9 +128,9 @@ def naming(work: Work, options: Options) -> Naming:
 
 def _stream(
     work: Work, naming: Naming, split_of: dict[tuple[str, str], str], left_out: frozenset[Any], options: Options
-) -> Iterator[ImageRecord]:
-    kept = kept_regions(work, options)
-    yield from records(work, work.results(options), kept, naming, splits=split_of, left_out=left_out)
+) -> Iterator[Page]:
+    kept, found = (tables.regions_of(stage, work, options) for stage in ("bbox", "validate"))
+    yield from pages(work, work.results(options), kept, found, naming, splits=split_of, left_out=left_out)
 
 
 def forget(manifests: Iterable[Manifest], options: Options) -> None:
@@ -142,13 +146,11 @@ def run_stage(name: str, chosen: list[Manifest], known: dict[str, Manifest], opt
     Raises:
         Failure: an earlier stage has not run; says which.
     """
-    if name == "fetch":
-        raise Failure("fetch: these sources have no download yet; put their files below --raw")
     listed = {m.slug for m in chosen if plan.listing(m.slug, options.out).exists()}
-    works, faults = plan.plan(chosen, options)
+    works, faults = plan.plan(chosen, known, options)
     works = [w for w in works if w.units or w.rejected]
     if faults or not works:
-        raise Failure("\n".join(faults or [f"fetch has not run: nothing of these sources below {options.raw}"]))
+        raise Failure("\n".join(faults or [NOT_FETCHED.format(raw=options.raw)]))
     if name == "decode":
         return f"decode: {sum(len(w.units) for w in works)} cases, {sum(len(w.rejected) for w in works)} quarantined"
     _require(name, works, listed, options)

@@ -13,6 +13,7 @@ from etl.isolate import alive
 from etl.kinds.layers import Annotation, Grid, Layer, Lost, Mask, unite
 from etl.kinds.values import file_per_label as label_files
 from etl.kinds.values import integral, meant, name_values
+from etl.privacy import message
 from etl.raster import Array, Raster
 
 if TYPE_CHECKING:
@@ -137,7 +138,7 @@ def _label_frames(mask: Mask) -> Iterator[tuple[NDArray[np.float64], Array]]:
     try:
         pixels = np.asarray(dataset.pixel_array)
     except Exception as error:  # codecs raise anything
-        raise ItemError("unreadable", f"{mask.path.name}: {error}") from error
+        raise ItemError("unreadable", f"{mask.path.name}: {message(error)}") from error
     slope, intercept = float(dataset.get("RescaleSlope", 1)), float(dataset.get("RescaleIntercept", 0))
     values = integral(pixels if (slope, intercept) == (1, 0) else pixels * slope + intercept, mask.path.name)
     frames = values[None] if values.ndim == 2 else values
