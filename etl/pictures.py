@@ -1,4 +1,7 @@
-"""PNG, JPEG, TIFF, BMP, GIF and PNM files to arrays, with Pillow; tifffile for what Pillow cannot read."""
+"""PNG, JPEG, TIFF, BMP, GIF and PNM files to arrays, with Pillow; tifffile for what Pillow cannot read.
+
+A file may be packed with gzip.
+"""
 
 import gzip
 import warnings
@@ -11,10 +14,10 @@ import numpy as np
 import tifffile
 from PIL import Image, ImageOps, TiffImagePlugin  # noqa: F401  (registers TIFF, which Pillow does late)
 
+from etl import nifti
 from etl.errors import ItemError
 from etl.raster import MAX_BYTES, Array, check_packed, check_size, unreadable
 
-GZIP = b"\x1f\x8b"
 SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N")
 COLOURED = ("RGB", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr", "LAB", "HSV")
 GREY_ALPHA = ("LA", "La")
@@ -23,16 +26,6 @@ MAX_PICTURE_BYTES = 2**30
 """Of all pages of one picture, decoded."""
 Image.MAX_IMAGE_PIXELS = MAX_PICTURE_BYTES // 2  # Pillow refuses to open what has twice as many, and warns below
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
-
-
-@contextmanager
-def _plain(path: Path) -> Iterator[Path | IO[bytes]]:
-    """The file, or what is packed in it: STARE publishes `.ppm.gz`."""
-    if not _head(path).startswith(GZIP):
-        yield path
-        return
-    with gzip.open(path) as stream:
-        yield cast(IO[bytes], stream)
 
 
 @contextmanager
@@ -129,7 +122,7 @@ def read_pages(path: Path, limit: int = MAX_BYTES) -> list[Array]:
     if _is_tiff(path):
         return _tiff_pages(path, limit)
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        with _plain(path) as source, Image.open(source, formats=FORMATS) as image:
             count = int(getattr(image, "n_frames", 1))
             check_size(path, (count, image.height, image.width), _width(image), min(limit, MAX_PICTURE_BYTES))
             pages = []
@@ -155,9 +148,20 @@ def is_jpeg(path: Path) -> bool:
     return _head(path).startswith(b"\xff\xd8\xff")
 
 
-def _head(path: Path) -> bytes:
+@contextmanager
+def _plain(path: Path) -> Iterator[Path | IO[bytes]]:
+    """The file, or a stream of what is packed in it (STARE: `.ppm.gz`); no more is unpacked than a decoder asks for."""
     with path.open("rb") as stream:
-        return stream.read(8)
+        packed = stream.read(2) == nifti.GZIP
+    if not packed:
+        yield path
+        return
+    with gzip.GzipFile(path) as unpacked:
+        yield cast(IO[bytes], unpacked)
+
+
+def _head(path: Path) -> bytes:
+    return nifti.peek(path, 8)
 
 
 def _is_tiff(path: Path) -> bool:
@@ -188,7 +192,7 @@ def _equal_channels(array: Array) -> Array | None:
 
 def _tiff_pages(path: Path, limit: int) -> list[Array]:
     try:
-        with tifffile.TiffFile(path) as file:
+        with _plain(path) as source, tifffile.TiffFile(source) as file:
             pages = [page for page in _whole(file) if isinstance(page, tifffile.TiffPage)]
             for page in pages:
                 width = page.dtype.itemsize if page.dtype else 1
@@ -241,10 +245,10 @@ def _refuse_pages(path: Path) -> None:
     if not _is_tiff(path) and not head.startswith(b"GIF8"):
         return
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        with _plain(path) as source, Image.open(source, formats=FORMATS) as image:
             frames = int(getattr(image, "n_frames", 1))
         if frames > 1 and _is_tiff(path):
-            with tifffile.TiffFile(path) as file:
+            with _plain(path) as source, tifffile.TiffFile(source) as file:
                 frames = sum(1 for _ in _whole(file))
     except Exception:  # the reader proper says what is wrong
         return

@@ -5,12 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from etl.errors import UsageError
-from etl.manifest import Table
+from etl.manifest import SplitList, Table
 from etl.yamlfile import suggestion
 
 _UNKNOWN = frozenset({"", "na", "n/a", "nan", "none", "null"})
@@ -50,6 +51,27 @@ def read_table(table: Table, root: Path) -> FactTable:
     return result
 
 
+def read_splits(lists: Sequence[SplitList], root: Path) -> list[tuple[SplitList, frozenset[str]]]:
+    """Each list with what its file names.
+
+    Raises:
+        UsageError: a file that is not there, or one name in lists of different splits.
+    """
+    found: list[tuple[SplitList, frozenset[str]]] = []
+    owner: dict[str, SplitList] = {}
+    for item in lists:
+        path = root / item.file
+        if item.optional and not path.exists():
+            continue
+        names = frozenset(line.strip() for line in _text(path).splitlines() if line.strip())
+        for name in sorted(names):
+            other = owner.setdefault(name, item)
+            if other.split != item.split:
+                raise UsageError(f"{path}: '{name}' is in the list of {other.split} too, {other.file}; correct one")
+        found.append((item, names))
+    return found
+
+
 def _facts(table: Table, row: dict[str, str]) -> dict[str, str]:
     facts = {}
     for fact, column in table.columns.items():
@@ -67,14 +89,7 @@ def _facts(table: Table, row: dict[str, str]) -> dict[str, str]:
 
 
 def _rows(table: Table, path: Path) -> list[dict[str, str]]:
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise UsageError(f"{path}: the table of the manifest cannot be read: {error.strerror}") from error
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        text = data.decode("latin-1")
+    text = _text(path)
     try:
         rows = _json(table, path, text) if path.suffix.lower() == ".json" else _csv(table, path, text)
     except csv.Error as error:
@@ -86,6 +101,17 @@ def _rows(table: Table, path: Path) -> list[dict[str, str]]:
                 f"{path}: has no column '{column}'{suggestion(column, columns)}; columns: {', '.join(columns)}"
             )
     return [row for row in rows if row.get(table.key, "").strip()]
+
+
+def _text(path: Path) -> str:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"{path}: the table of the manifest cannot be read: {error.strerror}") from error
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return data.decode("latin-1")
 
 
 def _csv(table: Table, path: Path, text: str) -> list[dict[str, str]]:

@@ -50,6 +50,7 @@ class Books:
         self.cases: dict[str, Book] = {}
         self.regions: dict[str, Book] = {}
         self.too_small: dict[str, Book] = {}
+        self.resampled: dict[str, int] = {}
 
     def add(
         self, work: Work, results: list[Result], tables: dict[str, Book], selection: Selection, rows: pa.Table,
@@ -59,6 +60,8 @@ class Books:
         images = [image for result in results for image in result.images]
         refused = {row["case"] for result in results for row in result.rejected if row["stage"] == "decode"}
         unread = refused - {image["case"] for image in images}
+        if resampled := sum(any(image["resampled"] for image in result.images) for result in results):
+            self.resampled[work.slug] = resampled
         stage_rows = counts(rows["stage"])
         _enter(self.cases, "decode", {
             "in": len(work.rejected) + len(images) + len(unread),
@@ -98,6 +101,7 @@ class Books:
             if book["in"] != book["out"] + book["quarantined"] + book.get("background", 0):
                 raise Failure(f"the books of {stage} do not balance: {book}")
         small = dict(sorted(self.too_small.items()))
+        extra = {**extra, "mask_grid_nearest": dict(sorted(self.resampled.items()))}
         return Ledger(books={"cases": self.cases, "regions": self.regions}, too_small=small, extra=extra)
 
 

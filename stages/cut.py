@@ -97,7 +97,8 @@ def _cut(loaded: Loaded, batch: Batch, found: list[Any], emit: Emit, rejected: l
         "spacing": loaded.spacing, "tilt": round(loaded.tilt, 4), "native": loaded.native,
         "affine": None if loaded.affine is None else np.asarray(loaded.affine, float).tolist(),
         "shape": list(loaded.frames[0].shape if loaded.volume is None else loaded.volume.shape),
-        "unsure": _unsure(loaded, found[before:]),
+        "unsure": _unsure(loaded, batch.manifest, found[before:]),
+        "resampled": any(layer.resampled for layer in loaded.layers),
     } | _origins(loaded, batch.root)
 
 
@@ -109,9 +110,11 @@ def _origins(loaded: Loaded, root: Path) -> dict[str, Any]:
     return {"origins": {"stacked": loaded.stacked, "files": files}}
 
 
-def _unsure(loaded: Loaded, rows: list[Any]) -> list[str]:
-    """Raw labels of which nothing is here but objects that could not be read: nobody knows whether they are there."""
+def _unsure(loaded: Loaded, manifest: Manifest, rows: list[Any]) -> list[str]:
+    """Raw labels of which nothing is here but what could not be read or is excluded, and the unions that hold one of
+    them: nobody knows whether they are there."""
     unread = {lost.name for lost in loaded.lost if lost.reason not in ("not_placed", "empty_mask")}
+    unread |= {name for name, parts in manifest.derive.items() if unread.intersection(parts)}
     return sorted(unread - {row["raw_label"] for row in rows})
 
 

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from etl import geometry, isolate, store
+from etl.casenames import faulty_labels
 from etl.errors import Failure, ItemError
 from etl.inventory import Case
 from etl.manifest import Manifest
 from etl.results import BatchWriter
 
 HEADERS = (".mhd", ".hdr", ".nhdr", ".hdr.gz")
-VERSION = 6
+VERSION = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +68,7 @@ def units(cases: Iterable[Case], manifest: Manifest, root: Path, params: SlicePa
         files = _files(case, root)
         prints = [(f, *_stamp(root / f)) for f in files]
         masks = [[m.path, m.label, rules[m.rule]] for m in case.masks]
-        key = store.digest([base, case.case, case.image, prints, masks])
+        key = store.digest([base, case.case, case.image, prints, masks, faulty_labels(manifest, case.case)])
         found.append(Unit(case, key, sum(size for _, size, _ in prints)))
     return found
 

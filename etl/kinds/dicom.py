@@ -12,7 +12,7 @@ from etl.errors import ItemError
 from etl.isolate import alive
 from etl.kinds.layers import Annotation, Grid, Layer, Lost, Mask, unite
 from etl.kinds.values import file_per_label as label_files
-from etl.kinds.values import integral, name_values
+from etl.kinds.values import integral, meant, name_values
 from etl.privacy import message
 from etl.raster import Array, Raster
 
@@ -92,7 +92,7 @@ def _unplaced(text: str, roi: rtstruct.Roi, filled: rtstruct.Filled) -> Iterator
 def label_series(rule: "Rule", masks: Sequence[Mask], labels: dict[str, str], grid: Grid) -> list[Annotation]:
     """An integer label map in DICOM images, one file a slice or one of many frames."""
     shape, affine = _volume(grid)
-    frames = [item for mask in masks for item in _label_frames(mask)]
+    frames = [(place, meant(rule, frame)) for mask in masks for place, frame in _label_frames(mask)]
     array = np.zeros(shape, np.result_type(*(frame for _, frame in frames)))
     outside: Counter[int] = Counter()
     for place, frame in frames:
