@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from etl import geometry, intensity, png, store
+from etl import evidence, geometry, hashes, intensity, png, store
 from etl.case import Loaded, load
 from etl.errors import ItemError
 from etl.formats import companions
@@ -24,7 +24,7 @@ from etl.results import BatchWriter
 
 HEADERS = (".mhd", ".hdr", ".nhdr", ".hdr.gz")
 Emit = Callable[[dict[str, Any]], None]
-VERSION = 2
+VERSION = 3
 Array = npt.NDArray[np.generic]
 CT_WINDOW = (40.0, 400.0)
 PERCENTILE = (0.5, 99.5)
@@ -178,11 +178,13 @@ def _cut(loaded: Loaded, batch: Batch, found: list[Any], emit: Emit, rejected: l
             found.extend(rows)
             if any(r["defined"] and r["area"] >= batch.encode_from * r["width"] * r["height"] for r in rows):
                 image = _image(_plane(loaded, axis, index), bounds)
-                emit({"case": loaded.case, "axis": axis, "slice_index": index, "png": png.encode(image)})
+                emit({"case": loaded.case, "axis": axis, "slice_index": index, "png": png.encode(image),
+                      **hashes.of(image)})
     if len(found) == before and not any(r["case"] == loaded.case for r in rejected):
         rejected.append(_reject(loaded.case, ItemError("empty_mask", "no pixel of the annotation is set")))
     return {
         "case": loaded.case, "slices": seen["slices"], "background": seen["background"],
+        "seen": evidence.seen(loaded, batch.manifest.modality),
         "spacing": loaded.spacing, "tilt": round(loaded.tilt, 4), "native": loaded.native,
         "affine": None if loaded.affine is None else np.asarray(loaded.affine, float).tolist(),
         "shape": list(loaded.frames[0].shape if loaded.volume is None else loaded.volume.shape),
