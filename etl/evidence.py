@@ -6,11 +6,13 @@ Nothing here decides anything; thresholds may change without a look at the pixel
 from __future__ import annotations
 
 import base64
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
+from skimage import measure
 
 from etl import geometry, hashes
 from etl.case import Loaded
@@ -23,6 +25,7 @@ LOOK = 160  # longest side, in pixels, at which edges are compared
 PLANES = 3  # planes an axis that are compared, those with most of the annotation around them
 REACH = 0.2  # largest shift looked for, of a side
 CT_RANGE = (-160.0, 240.0)  # Hounsfield units in which edges of CT are looked for
+SPECK = 4  # pixels of a part that is hardly one
 MANY = 1024  # distinct values that count as many
 
 
@@ -44,7 +47,7 @@ def seen(loaded: Loaded, modality: str) -> dict[str, Any]:
 def _values(array: Array, modality: str, colour: bool) -> dict[str, Any]:
     """Counts of a sample of the values.
 
-    `distinct` values (1024 stands for more), `bits` of the type, `flat`: share of the values above the least that
+    `distinct` values (1024 stands for more), the `low`est and `high`est, `bits` of the type, `flat`: share of the values above the least that
     equal their neighbour, `extremes`: share within 4 % of the least or the greatest, `finite`; of CT also the shares
     of `air` (under -800) and `tissue` (-200 to 200).
     """
@@ -64,6 +67,8 @@ def _values(array: Array, modality: str, colour: bool) -> dict[str, Any]:
     margin = 0.04 * (high - low)
     facts = {
         "distinct": min(MANY, np.unique(known).size),
+        "low": low,
+        "high": high,
         "bits": 8 * array.dtype.itemsize,
         "flat": _share(few[above] == beside[above]),
         "extremes": _share((known <= low + margin) | (known >= high - margin)),
@@ -85,7 +90,7 @@ def _repeats(loaded: Loaded) -> dict[str, int]:
     else:
         planes = {name: [geometry.plane(loaded.volume, name, n) for n in range(count)]
                   for name in geometry.AXES if (count := geometry.plane_size(loaded.volume.shape, name)[0]) > 1}
-    found = {name: sum(_same(a, b) for a, b in zip(p[:-1], p[1:], strict=True)) for name, p in planes.items()}
+    found = {name: sum(_same(a, b) for a, b in pairwise(p)) for name, p in planes.items()}
     return {name: n for name, n in found.items() if n}
 
 
@@ -109,9 +114,10 @@ def _agreement(axis: str, loaded: Loaded, window: tuple[float, float] | None) ->
     `z` has one number for each of the 8 ways to turn the annotation (see `turns`), the first as it is: by how many
     standard deviations the image's gradient on the turned outline is above its mean. `moved` is the shift (rows,
     columns; shares of the sides) with the best agreement and `z_moved` its number. `length` is that of the outline in
-    pixels of the reduced plane, `outside` the share of the annotation on the background around the body.
+    pixels of the reduced plane, `outside` the share of the annotation on the background around the body, `specks` how
+    many parts of one label have 4 pixels or fewer.
     """
-    z, outside, length, planes = np.zeros(8), 0.0, 0.0, 0
+    z, outside, length, specks, planes = np.zeros(8), 0.0, 0.0, 0, 0
     correlation: Array | None = None
     for index in _central(axis, loaded):
         image = loaded.frames[index] if loaded.volume is None else geometry.plane(loaded.volume, axis, index)
@@ -120,6 +126,7 @@ def _agreement(axis: str, loaded: Loaded, window: tuple[float, float] | None) ->
         if not lines.any():
             continue
         planes += 1
+        specks += sum(_specks(plane) for plane in labels)
         length += float(np.count_nonzero(lines))
         z += [_on_edges(edges, turn) for turn in turns(lines)]
         outside += float(1 - (covered * body).sum() / covered.sum())
@@ -131,7 +138,7 @@ def _agreement(axis: str, loaded: Loaded, window: tuple[float, float] | None) ->
     shift = [round((float(p) - n // 2) / (n / (2 * REACH)), 4) for p, n in zip(place, correlation.shape, strict=True)]
     return {"axis": axis, "planes": planes, "z": [round(float(v) / planes, 3) for v in z], "moved": shift,
             "z_moved": round(float(correlation.max()) / planes, 3), "length": round(length / planes),
-            "outside": round(outside / planes, 4)}
+            "outside": round(outside / planes, 4), "specks": specks}
 
 
 def _central(axis: str, loaded: Loaded) -> list[int]:
@@ -168,6 +175,11 @@ def _prepared(
         marked |= plane != 0
         lines += _means(_outline(plane).astype(np.float32), step)
     return np.clip(gradient, 0, top if top > 0 else 1), lines, _means(marked.astype(np.float32), step), _body(small)
+
+
+def _specks(plane: Array) -> int:
+    parts = measure.label(plane, background=0, connectivity=2)
+    return int((np.bincount(parts.ravel())[1:] <= SPECK).sum())
 
 
 def _means(plane: Array, step: int) -> Array:

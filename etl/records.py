@@ -50,6 +50,7 @@ class ImageRecord:
     age: str | None
     diagnosis: str | None
     regions: list[RegionRecord]
+    flags: list[str] = field(default_factory=list)  # names of checks, see `etl.checks`
 
 
 @dataclass(slots=True)

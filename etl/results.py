@@ -49,7 +49,12 @@ class Result:
 
     def table(self, kind: str, columns: list[str] | None = None) -> pa.Table:
         """The `regions` or `images` of the whole batch."""
-        return pq.read_table(_file(self.batch, kind), columns=columns)
+        return table(self.batch, kind, columns)
+
+
+def table(batch: Path, kind: str, columns: list[str] | None = None) -> pa.Table:
+    """The `regions` or `images` of a batch."""
+    return pq.read_table(_file(batch, kind), columns=columns)
 
 
 def _file(batch: Path, kind: str) -> Path:

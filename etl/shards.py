@@ -54,6 +54,7 @@ COLUMNS: list[tuple[str, pa.DataType]] = [
     ("sex", pa.string()),
     ("age", pa.string()),
     ("diagnosis", pa.string()),
+    ("flags", pa.list_(pa.string())),
     ("regions", pa.list_(REGION)),
 ]
 PLAIN = ("key", "source", "modality", "case", "subject", "split", "axis", "slice_index", "width", "height")
@@ -87,6 +88,7 @@ def row(image: NumberedImage) -> dict[str, Any]:
         "file_name": image.file_name,
         "image": {"bytes": record.image, "path": image.file_name},
         "caption": image.caption,
+        "flags": sorted(record.flags),
         "annotated_label_ids": sorted(record.annotated_label_ids),
         "regions": region_rows(image),
     }

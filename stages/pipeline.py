@@ -3,19 +3,20 @@
 import shutil
 import sys
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from etl import runner, splits, store
 from etl.errors import Failure
-from etl.labelmap import load_label_map, load_ontology
+from etl.labelmap import Mapping, load_label_map, load_ontology
 from etl.manifest import Manifest
 from etl.progress import Progress
 from etl.records import ImageRecord
-from stages import books, export, plan, slice, tables
+from stages import books, duplicates, export, flags, plan, slice, tables
 from stages.plan import Options, Work
 from stages.records import Naming, kept_regions, records
-from stages.select import select
+from stages.select import Selection, places_of, select
 
 STAGES = ("fetch", "decode", "slice", "validate", "filter", "harmonize", "bbox", "export")
 PNG_LIMIT = 100_000
@@ -72,25 +73,29 @@ def run_export(works: list[Work], known: dict[str, Manifest], options: Options) 
     aside = folder.with_name("quarantine.tmp")
     export.recover(folder)
     shutil.rmtree(aside, ignore_errors=True)
-    ledger = books.Books()
+    works = sorted(works, key=lambda w: w.slug + "/")
+    parts = [_selected(work, split_of, options) for work in works]
+    copies = duplicates.find(part.images for part in parts)
+    ledger, seen = books.Books(), flags.Summary()
     streams = []
     images = regions = 0
-    for work in sorted(works, key=lambda w: w.slug + "/"):
-        results = work.results(options)
-        mapping = load_label_map(work.slug, *options.label_maps)
-        done = tables.run(work, results, mapping, options)
-        kept = kept_regions(work, options)
-        selection = select(work, kept, options)
+    for work, part in zip(works, parts, strict=True):
+        results, kept = work.results(options), kept_regions(work, options)
+        selection = copies.added(work.slug, part.selection, kept)
         rows = books.quarantine(work, results, selection, options)
         books.write_quarantine(aside, work.slug, rows)
-        ledger.add(work, results, done, selection, rows, options)
+        ledger.add(work, results, part.done, selection, rows, options)
         images += len(kept[["case", "axis", "slice_index"]].drop_duplicates()) - len(selection.left_out)
         regions += len(kept) - selection.regions
-        streams.append(partial(_stream, work, Naming(mapping, ontology), split_of, selection.left_out, options))
+        found = flags.flags(work, results, kept, part.mapping, ontology, options)
+        seen.add(work.slug, found, places_of(kept) - selection.left_out)
+        naming = Naming(part.mapping, ontology)
+        streams.append(partial(_stream, work, naming, split_of, selection.left_out, found, options))
     stats = export.export(
         lambda: (record for stream in streams for record in stream()),
         {w.slug: w.manifest for w in works}, ontology, options.out,
-        png=images <= PNG_LIMIT if options.png is None else options.png, ledger=ledger.ledger(regions, {}),
+        png=images <= PNG_LIMIT if options.png is None else options.png,
+        ledger=ledger.ledger(regions, {"duplicates": copies.counts(), "flags": seen.result()}),
     )  # fmt: skip
     export.swap(aside, folder)
     if stats["regions"] != regions:
@@ -100,11 +105,33 @@ def run_export(works: list[Work], known: dict[str, Manifest], options: Options) 
     return stats
 
 
+@dataclass(frozen=True, slots=True)
+class _Selected:
+    """What the table stages made of a source: its books, and the images that would go into the dataset."""
+
+    mapping: dict[str, Mapping]
+    done: dict[str, dict[str, int]]
+    selection: Selection
+    images: duplicates.Images
+
+
+def _selected(work: Work, split_of: dict[tuple[str, str], str], options: Options) -> _Selected:
+    results = work.results(options)
+    mapping = load_label_map(work.slug, *options.label_maps)
+    done = tables.run(work, results, mapping, options)
+    kept = kept_regions(work, options)
+    selection = select(work, kept, options)
+    return _Selected(mapping, done, selection, duplicates.images(work, results, kept, selection, split_of))
+
+
 def _stream(
-    work: Work, naming: Naming, split_of: dict[tuple[str, str], str], left_out: frozenset[Any], options: Options
+    work: Work, naming: Naming, split_of: dict[tuple[str, str], str], left_out: frozenset[Any], found: flags.Flags,
+    options: Options,
 ) -> Iterator[ImageRecord]:
     kept = kept_regions(work, options)
-    yield from records(work, work.results(options), kept, naming, splits=split_of, left_out=left_out)
+    for record in records(work, work.results(options), kept, naming, splits=split_of, left_out=left_out):
+        record.flags = found.of(record.case, record.axis, record.slice_index)
+        yield record
 
 
 def forget(manifests: Iterable[Manifest], options: Options) -> None:

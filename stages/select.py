@@ -29,12 +29,18 @@ def select(work: Work, kept: pd.DataFrame, options: Options) -> Selection:
         terms = work.manifest.license
         detail = f"licence {terms.name}: redistribution {terms.redistribution}"
         cases = [(c.case, None, None, None, "export", "not_redistributable", detail, None) for c in work.cases]
-        return Selection(_frame(cases), frozenset(counts.index), int(counts.sum()))
+        return Selection(rows_of(cases), frozenset(counts.index), int(counts.sum()))
     few = counts[counts < options.min_regions]
     detail = f"fewer than {options.min_regions} regions"
     rows = [(c, a, int(i), None, "export", "low_quality", detail, None) for c, a, i in few.index]
-    return Selection(_frame(rows), frozenset(few.index), int(few.sum()))
+    return Selection(rows_of(rows), frozenset(few.index), int(few.sum()))
 
 
-def _frame(rows: Sequence[tuple[object, ...]]) -> pd.DataFrame:
+def places_of(regions: pd.DataFrame) -> set[Slice]:
+    """The images that these regions lie on."""
+    return set(regions[["case", "axis", "slice_index"]].itertuples(index=False, name=None))
+
+
+def rows_of(rows: Sequence[tuple[object, ...]]) -> pd.DataFrame:
+    """Quarantine rows as a table, without `source`."""
     return pd.DataFrame(rows, columns=QUARANTINE[1:])
