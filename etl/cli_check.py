@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from etl.cli import AsJson, Manifests, _manifests, told
+from etl.cli_common import AsJson, Manifests, manifests_of, told
 
 
 @told
@@ -22,7 +22,7 @@ def leakcheck(
     from etl.leakcheck import leaks
     from etl.splits import families
 
-    found = leaks(paths, families(_manifests(manifests).values()))
+    found = leaks(paths, families(manifests_of(manifests).values()))
     if as_json:
         print(json.dumps(found))
     else:

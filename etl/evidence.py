@@ -48,8 +48,8 @@ def _values(array: Array, modality: str, colour: bool) -> dict[str, Any]:
     """Counts of a sample of the values.
 
     `distinct` values (1024 stands for more), the `low`est and `high`est, `bits` of the type, `flat`: share of the
-    values above the least that equal their neighbour, `extremes`: share within 4 % of the least or the greatest, `finite`; of CT also the shares
-    of `air` (under -800) and `tissue` (-200 to 200).
+    values above the least that equal their neighbour, `extremes`: share within 4 % of the least or the greatest,
+    `finite`; of CT also the shares of `air` (under -800) and `tissue` (-200 to 200).
     """
     grey = hashes.grey(array) if colour else array
     if grey.ndim == 3 and colour:

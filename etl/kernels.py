@@ -8,8 +8,8 @@ import importlib.util
 import os
 
 if os.environ.get("MEDGLIP_KERNELS") == "numpy" or importlib.util.find_spec("numba") is None:
-    from etl.kernels_numpy import extents, looked_up, looked_up_across, rle
+    from etl.kernels_numpy import connected, extents, histogram, looked_up, looked_up_across, rle, scaled
 else:
-    from etl.kernels_numba import extents, looked_up, looked_up_across, rle
+    from etl.kernels_numba import connected, extents, histogram, looked_up, looked_up_across, rle, scaled
 
-__all__ = ["extents", "looked_up", "looked_up_across", "rle"]
+__all__ = ["connected", "extents", "histogram", "looked_up", "looked_up_across", "rle", "scaled"]

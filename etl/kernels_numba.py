@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 Voxels = NDArray[Any]
 Extents = NDArray[np.int32]
-BLOCK = 32  # planes across the fast axis that are cut together
+TILE = 16  # lines of the fast axis that are read together, few enough to stay in the first-level cache
 
 
 @njit(cache=True, nogil=True)
@@ -71,9 +71,11 @@ def looked_up(plane: Voxels, table: NDArray[np.uint8], first: int) -> NDArray[np
 @njit(cache=True, nogil=True)
 def _looked_up_across(volume, table, first, start, stop, out):  # type: ignore[no-untyped-def]
     for s in range(volume.shape[0]):
-        for m in range(volume.shape[1]):
+        for left in range(0, volume.shape[1], TILE):
+            right = min(left + TILE, volume.shape[1])
             for f in range(start, stop):
-                out[f - start, s, m] = table[np.int64(volume[s, m, f]) - first]
+                for m in range(left, right):
+                    out[f - start, s, m] = table[np.int64(volume[s, m, f]) - first]
 
 
 def looked_up_across(
@@ -86,31 +88,30 @@ def looked_up_across(
 
 
 @njit(cache=True, nogil=True)
-def _runs(plane, value, first_row, last_row, first_column, last_column, runs):  # type: ignore[no-untyped-def]
+def _runs(part, value, corner_row, corner_column, rows, columns, runs):  # type: ignore[no-untyped-def]
     """Alternating lengths of background and mask down the columns, COCO's order; returns how many there are."""
-    rows = plane.shape[0]
     n = 0
     at = 0  # end of the last run that was written
-    for c in range(first_column, last_column + 1):
-        r = first_row
-        while r <= last_row:
-            while r <= last_row and plane[r, c] != value:
+    for c in range(part.shape[1]):
+        offset = (corner_column + c) * rows + corner_row
+        r = 0
+        while r < part.shape[0]:
+            while r < part.shape[0] and part[r, c] != value:
                 r += 1
-            if r > last_row:
+            if r == part.shape[0]:
                 break
-            start = c * rows + r
-            while r <= last_row and plane[r, c] == value:
+            start = offset + r
+            while r < part.shape[0] and part[r, c] == value:
                 r += 1
-            end = c * rows + r
             if n and start == at:  # goes on from the foot of the column before
-                runs[n - 1] += end - start
+                runs[n - 1] += offset + r - start
             else:
                 runs[n] = start - at
-                runs[n + 1] = end - start
+                runs[n + 1] = offset + r - start
                 n += 2
-            at = end
-    if at < rows * plane.shape[1]:
-        runs[n] = rows * plane.shape[1] - at
+            at = offset + r
+    if at < rows * columns:
+        runs[n] = rows * columns - at
         n += 1
     return n
 
@@ -131,10 +132,78 @@ def _packed(runs, n, out):  # type: ignore[no-untyped-def]
     return size
 
 
-def rle(plane: Voxels, value: int, box: tuple[int, int, int, int]) -> bytes:
+def rle(part: Voxels, value: int, corner: tuple[int, int], shape: tuple[int, int]) -> bytes:
     """See `etl.kernels_numpy.rle`."""
-    most = 2 * (box[3] - box[2] + 1) * ((box[1] - box[0]) // 2 + 1) + 1
-    runs = np.empty(most, np.int64)
-    n = _runs(plane, value, box[0], box[1], box[2], box[3], runs)
+    runs = np.empty(part.shape[1] * (part.shape[0] + 1) + 2, np.int64)
+    n = _runs(part, value, corner[0], corner[1], shape[0], shape[1], runs)
     letters = np.empty(13 * n, np.uint8)
     return letters[: _packed(runs, n, letters)].tobytes()
+
+
+@njit(cache=True, nogil=True)
+def _connected(part, value, starts, ends, parents):  # type: ignore[no-untyped-def]
+    """Union-find over the runs of each row and of the row before it."""
+    roots = n = before = 0  # runs of the row before are numbered from `before` to where this row began
+    for r in range(part.shape[0]):
+        began, c = n, 0
+        above = before
+        while c < part.shape[1]:
+            if part[r, c] != value:
+                c += 1
+                continue
+            start = c
+            while c < part.shape[1] and part[r, c] == value:
+                c += 1
+            starts[n], ends[n], parents[n] = start, c, n
+            roots += 1
+            while above < began and ends[above] < start:
+                above += 1
+            over = above
+            while over < began and starts[over] <= c:
+                one, other = n, over
+                while parents[one] != one:
+                    one = parents[one]
+                while parents[other] != other:
+                    other = parents[other]
+                if one != other:
+                    parents[max(one, other)] = min(one, other)
+                    roots -= 1
+                over += 1
+            n += 1
+        before = began
+    return roots <= 1
+
+
+def connected(part: Voxels, value: int) -> bool:
+    """See `etl.kernels_numpy.connected`."""
+    most = part.shape[0] * (part.shape[1] // 2 + 1)
+    starts, ends, parents = np.empty((3, most), np.int64)
+    return bool(_connected(part, value, starts, ends, parents))
+
+
+@njit(cache=True, nogil=True)
+def _scaled(plane, lower, upper, out):  # type: ignore[no-untyped-def]
+    for r in range(plane.shape[0]):
+        for c in range(plane.shape[1]):
+            x = (np.float64(plane[r, c]) - lower) / (upper - lower)
+            out[r, c] = np.rint(255 * min(max(x, 0.0), 1.0)) if np.isfinite(x) else 0.0
+
+
+def scaled(plane: Voxels, lower: float, upper: float) -> NDArray[np.uint8]:
+    """See `etl.kernels_numpy.scaled`."""
+    out = np.empty(plane.shape, np.uint8)
+    _scaled(plane, lower, upper, out)
+    return out
+
+
+@njit(cache=True, nogil=True)
+def _histogram(flat, first, counts):  # type: ignore[no-untyped-def]
+    for value in flat:
+        counts[np.int64(value) - first] += 1
+
+
+def histogram(values: Voxels, first: int, size: int) -> NDArray[np.int64]:
+    """See `etl.kernels_numpy.histogram`."""
+    counts = np.zeros(size, np.int64)
+    _histogram(values.ravel(order="K"), first, counts)
+    return counts

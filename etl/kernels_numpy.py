@@ -9,6 +9,7 @@ from scipy import ndimage
 
 Voxels = NDArray[Any]
 Extents = NDArray[np.int32]
+CHUNK = 1 << 22  # values looked at together
 
 
 def extents(labels: Voxels, count: int) -> tuple[Extents, Extents, Extents]:
@@ -41,11 +42,32 @@ def looked_up_across(
     return np.ascontiguousarray(table[block.astype(np.int64) - first])
 
 
-def rle(plane: Voxels, value: int, box: tuple[int, int, int, int]) -> bytes:
-    """COCO compressed RLE counts of where `plane` (rows, columns) is `value`, which is inside `box`
-    (first row, last row, first column, last column) only."""
-    mask = np.zeros(plane.shape, np.uint8, order="F")
-    inside = (slice(box[0], box[1] + 1), slice(box[2], box[3] + 1))
-    mask[inside] = plane[inside] == value
+def rle(part: Voxels, value: int, corner: tuple[int, int], shape: tuple[int, int]) -> bytes:
+    """COCO compressed RLE counts of a plane of `shape` (rows, columns) that is set where `part`, which lies at
+    `corner` (row, column), is `value`, and nowhere else."""
+    mask = np.zeros(shape, np.uint8, order="F")
+    rows, columns = part.shape
+    mask[corner[0] : corner[0] + rows, corner[1] : corner[1] + columns] = part == value
     counts: bytes = coco_mask.encode(mask)["counts"]
+    return counts
+
+
+def connected(part: Voxels, value: int) -> bool:
+    """Whether the pixels of `part` (rows, columns) that are `value` are one 8-connected component (or none)."""
+    return bool(ndimage.label(part == value, np.ones((3, 3)))[1] <= 1)
+
+
+def scaled(plane: Voxels, lower: float, upper: float) -> NDArray[np.uint8]:
+    """rint(255 * clip((x - lower) / (upper - lower), 0, 1)) in float64 of a plane, in C order; not finite: 0."""
+    values = (plane.astype(np.float64) - lower) / (upper - lower)
+    values = np.where(np.isfinite(values), np.clip(values, 0, 1), 0)
+    return np.ascontiguousarray(np.rint(255 * values).astype(np.uint8))
+
+
+def histogram(values: Voxels, first: int, size: int) -> NDArray[np.int64]:
+    """How often each of `first` … `first` + `size` - 1 is there."""
+    counts = np.zeros(size, np.int64)
+    flat = values.ravel(order="K")
+    for start in range(0, flat.size, CHUNK):
+        counts += np.bincount(flat[start : start + CHUNK].astype(np.int64) - first, minlength=size)
     return counts

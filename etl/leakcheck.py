@@ -46,10 +46,12 @@ def leaks(paths: Iterable[Path], family: dict[str, str]) -> dict[str, Any]:
         if entry.subject:
             splits[entry.subject][entry.split] += 1
     subjects = [
-        {"subject": who, "splits": sorted(seen), "n": seen.total()} for who, seen in sorted(splits.items()) if len(seen) > 1
+        {"subject": who, "splits": sorted(seen), "n": seen.total()}
+        for who, seen in sorted(splits.items()) if len(seen) > 1
     ]
     pairs = sorted({tuple(sorted((a, b))) for a, b in _near(entries)})
-    names = [{"a": entries[a].name, "b": entries[b].name, "splits": [entries[a].split, entries[b].split]} for a, b in pairs]
+    both = [(entries[a], entries[b]) for a, b in pairs]
+    names = [{"a": a.name, "b": b.name, "splits": [a.split, b.split]} for a, b in both]
     return {"subjects": subjects, "near_identical": names, "leaks": len(subjects) + len(names)}
 
 

@@ -90,7 +90,10 @@ def _payload(path: Path, header: nib.Nifti1Header, size: int) -> Bytes:
     source = path if single else data_file(path)
     if not source.is_file():
         raise unreadable(path, f"its data file {source.name} is missing")
-    offset = int(header.get_data_offset())
+    try:
+        offset = int(header.get_data_offset())
+    except (ValueError, OverflowError) as error:
+        raise unreadable(path, "its data offset is not a number") from error
     if offset < 0:
         raise unreadable(path, f"impossible data offset {offset}")
     end = offset + size

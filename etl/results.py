@@ -80,7 +80,7 @@ class BatchWriter:
     def __init__(self, folder: Path, name: str) -> None:
         self._batch = folder / name
         self._parts = {"regions": store.TableFile(_file(self._batch, "regions"), REGIONS),
-                       "images": store.TableFile(_file(self._batch, "images"), IMAGES)}
+                       "images": store.TableFile(_file(self._batch, "images"), IMAGES, packed=True)}
         self._cases: list[dict[str, Any]] = []
         self._pending: list[dict[str, Any]] = []
         self._regions: list[dict[str, Any]] = []

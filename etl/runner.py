@@ -1,6 +1,7 @@
 """Units of work over Dask; nothing else in the project knows Dask."""
 
 import importlib.util
+import logging
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -60,6 +61,7 @@ def pool(workers: int, scheduler: str | None = None) -> Iterator[Pool]:
         return
     import dask
 
+    logging.getLogger("distributed").setLevel(logging.ERROR)  # slow goodbyes and restarts are not the user's business
     settings = {"distributed.worker.daemon": True, "distributed.admin.tick.limit": "60s"}
     with dask.config.set(settings), LocalCluster(
         n_workers=max(1, workers), threads_per_worker=1, dashboard_address="127.0.0.1:0", host="127.0.0.1"

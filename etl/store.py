@@ -41,12 +41,14 @@ def write_table(path: Path, table: pa.Table) -> None:
 class TableFile:
     """A Parquet file that grows under a temporary name and is there, whole, from `commit` on."""
 
-    def __init__(self, path: Path, schema: pa.Schema) -> None:
+    def __init__(self, path: Path, schema: pa.Schema, *, packed: bool = False) -> None:
+        """With `packed` the values are compressed already (PNG): neither compression nor statistics pay."""
         path.parent.mkdir(parents=True, exist_ok=True)
         self._path, self._schema = path, schema
         self._temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
         self._file = self._temporary.open("wb")
-        self._writer = pq.ParquetWriter(self._file, schema, compression="zstd")
+        plain: dict[str, Any] = {"compression": "none", "use_dictionary": False, "write_statistics": False}
+        self._writer = pq.ParquetWriter(self._file, schema, **(plain if packed else {"compression": "zstd"}))
 
     def write(self, rows: list[dict[str, Any]]) -> None:
         """Adds rows as a row group."""

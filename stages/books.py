@@ -69,6 +69,8 @@ class Books:
         slices, background = sum(i["slices"] for i in images), sum(i["background"] for i in images)
         _enter(self.cases, "slice", {"in": slices, "out": slices - background, "quarantined": 0,
                                      "background": background})
+        found, lost = tables["validate"]["in"], int((rows["stage"].eq("slice") & rows["raw_label"].notna()).sum())
+        _enter(self.regions, "slice", {"in": found + lost, "out": found, "quarantined": lost})
         for stage, book in tables.items():
             _enter(self.regions, stage, book)
             if int(stage_rows.get(stage, 0)) != book["quarantined"]:

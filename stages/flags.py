@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 import pandas as pd
 
 from etl import checks
-from etl.labelmap import Mapping, Ontology
 from etl.results import Result
 from stages.plan import Options, Work
+from stages.records import Naming
 
 EXAMPLES = 20  # of each flag that the numbers of a dataset show
 
@@ -28,8 +28,7 @@ class Flags:
 
 
 def flags(
-    work: Work, results: list[Result], kept: pd.DataFrame, mapping: dict[str, Mapping], ontology: Ontology,
-    options: Options,
+    work: Work, results: list[Result], kept: pd.DataFrame, names: Naming, options: Options
 ) -> Flags:
     """What is to be said of a source whose `kept` regions came through all stages."""
     found, modality = Flags(), work.manifest.modality
@@ -37,9 +36,10 @@ def flags(
         for name, evidence in checks.of_image(facts["seen"], modality):
             found.cases[facts["case"]].setdefault(name, evidence)
     regions = pd.read_parquet(options.stage("validate", work.slug) / "regions.parquet")
-    regions["label"] = regions["raw_label"].map({raw: m.label for raw, m in mapping.items() if m.status == "approved"})
+    label_of = {raw: m.label for raw, m in names.mapping.items() if m.status == "approved"}
+    regions["label"] = regions["raw_label"].map(label_of)
     labelled = regions[regions["label"].notna()]
-    for case, (name, evidence) in checks.of_regions(labelled, ontology, modality, options.slicing.stride):
+    for case, (name, evidence) in checks.of_regions(labelled, names.ontology, modality, options.slicing.stride):
         found.cases[case].setdefault(name, evidence)
     for place, (name, evidence) in checks.of_slices(kept):
         found.images[place][name] = evidence

@@ -16,7 +16,8 @@ def locate(out: Path, region: str) -> dict[str, Any]:
     """Where a region (integer id, or key) comes from.
 
     `voxel_box` are the first and last RAS+ voxel of the box, `patient_box_mm` their centres in RAS+ mm;
-    both are null for pictures, whose box is in pixels. `sha256` is that of the image file.
+    both are null for pictures, whose box is in pixels. `sha256` is that of the image file. For DICOM `file` is
+    the file of the slice, and `files` lists every file (with SHA-256 and frame) that the box touches.
 
     Raises:
         Failure: no dataset; UsageError: no such region.
@@ -59,9 +60,31 @@ def _origin(out: Path, image: dict[str, Any], bbox: list[int]) -> dict[str, Any]
     for result in (results[key] for key in keys if key in results):
         for facts in result.images:
             if facts["case"] == image["case"]:
+                space = _space(facts, image, bbox)
+                files = _files(Path(result.root), facts, image, space["voxel_box"])
+                if files:
+                    return {"file": files[0]["file"], "sha256": files[0]["sha256"], "files": files} | space
                 file = Path(result.root) / result.files[0]
-                return {"file": str(file), "sha256": _sha256(file)} | _space(facts, image, bbox)
+                return {"file": str(file), "sha256": _sha256(file)} | space
     raise Failure(f"the stage results of {image['source']}/{image['case']} are gone; build it again")
+
+
+def _files(root: Path, facts: dict[str, Any], image: dict[str, Any], box: Any) -> list[dict[str, Any]]:
+    """The DICOM files and frames under a box, in slice order; none for other formats."""
+    origins = facts.get("origins")
+    if origins is None:
+        return []
+    stacked = origins["stacked"]
+    first = last = image["slice_index"]
+    if stacked is not None:
+        first, last = box[0][stacked], box[1][stacked]
+    digests: dict[str, str | None] = {}
+    found = []
+    for name, frame in origins["files"][first : last + 1]:
+        digest = digests.setdefault(name, None) or _sha256(root / name)
+        digests[name] = digest
+        found.append({"file": str(root / name), "sha256": digest, "frame": frame})
+    return found
 
 
 def _sha256(file: Path) -> str | None:

@@ -8,11 +8,12 @@ from functools import partial
 from typing import Any
 
 from etl import runner, splits, store
-from etl.errors import Failure
-from etl.labelmap import Mapping, load_label_map, load_ontology
+from etl.errors import Failure, UsageError
+from etl.labelmap import load_label_map, load_ontology
 from etl.manifest import Manifest
 from etl.progress import Progress
 from etl.records import ImageRecord
+from etl.yamlfile import suggestion
 from stages import books, duplicates, export, flags, plan, slice, tables
 from stages.plan import Options, Work
 from stages.records import Naming, kept_regions, records
@@ -24,15 +25,21 @@ PNG_LIMIT = 100_000
 
 def build(chosen: list[Manifest], known: dict[str, Manifest], options: Options, *, named: bool) -> dict[str, Any]:
     """All stages for these sources; those without a single pair are left out unless they were `named`."""
-    works = plan.plan(chosen, options)
+    works, faults = plan.plan(chosen, options)
     if not named:
         works = [w for w in works if w.units]
     if not works:
-        raise Failure(
-            f"nothing of these sources below {options.raw}; `medglip-etl sources check S --raw {options.raw}` says why"
-        )
+        raise Failure("\n".join([
+            *faults, f"nothing of these sources below {options.raw}; "
+            f"`medglip-etl sources check S --raw {options.raw}` says why"
+        ]))  # fmt: skip
+    for work in works:
+        naming(work, options)  # a wrong label map is told before the work, not after it
     slice_all(works, options)
-    return run_export(works, known, options)
+    stats = run_export(works, known, options)
+    if faults:
+        raise Failure("\n".join(["the dataset was built without these sources:", *faults]))
+    return stats
 
 
 def slice_all(works: list[Work], options: Options) -> None:
@@ -67,7 +74,6 @@ def _singly(batches: Iterable[slice.Batch]) -> Iterator[slice.Batch]:
 
 def run_export(works: list[Work], known: dict[str, Manifest], options: Options) -> dict[str, Any]:
     """The table stages, then export: dataset/ and quarantine/ of exactly these sources."""
-    ontology = load_ontology(*options.label_maps)
     split_of = splits.assign([(w.manifest, w.cases) for w in works], splits.families(known.values()))
     folder = options.out / "quarantine"
     aside = folder.with_name("quarantine.tmp")
@@ -87,13 +93,12 @@ def run_export(works: list[Work], known: dict[str, Manifest], options: Options) 
         ledger.add(work, results, part.done, selection, rows, options)
         images += len(kept[["case", "axis", "slice_index"]].drop_duplicates()) - len(selection.left_out)
         regions += len(kept) - selection.regions
-        found = flags.flags(work, results, kept, part.mapping, ontology, options)
+        found = flags.flags(work, results, kept, part.names, options)
         seen.add(work.slug, found, places_of(kept) - selection.left_out)
-        naming = Naming(part.mapping, ontology)
-        streams.append(partial(_stream, work, naming, split_of, selection.left_out, found, options))
+        streams.append(partial(_stream, work, part.names, split_of, selection.left_out, found, options))
     stats = export.export(
         lambda: (record for stream in streams for record in stream()),
-        {w.slug: w.manifest for w in works}, ontology, options.out,
+        {w.slug: w.manifest for w in works}, load_ontology(*options.label_maps), options.out,
         png=images <= PNG_LIMIT if options.png is None else options.png,
         ledger=ledger.ledger(regions, {"duplicates": copies.counts(), "flags": seen.result()}),
     )  # fmt: skip
@@ -109,19 +114,34 @@ def run_export(works: list[Work], known: dict[str, Manifest], options: Options) 
 class _Selected:
     """What the table stages made of a source: its books, and the images that would go into the dataset."""
 
-    mapping: dict[str, Mapping]
+    names: Naming
     done: dict[str, dict[str, int]]
     selection: Selection
     images: duplicates.Images
 
 
 def _selected(work: Work, split_of: dict[tuple[str, str], str], options: Options) -> _Selected:
-    results = work.results(options)
-    mapping = load_label_map(work.slug, *options.label_maps)
-    done = tables.run(work, results, mapping, options)
+    results, names = work.results(options), naming(work, options)
+    done = tables.run(work, results, names.mapping, options)
     kept = kept_regions(work, options)
     selection = select(work, kept, options)
-    return _Selected(mapping, done, selection, duplicates.images(work, results, kept, selection, split_of))
+    return _Selected(names, done, selection, duplicates.images(work, results, kept, selection, split_of))
+
+
+def naming(work: Work, options: Options) -> Naming:
+    """The label map of a source and the ontology that it speaks of.
+
+    Raises:
+        UsageError: the map names a label that the ontology has not.
+    """
+    ontology = load_ontology(*options.label_maps)
+    mapping = load_label_map(work.slug, *options.label_maps)
+    for raw, entry in mapping.items():
+        if entry.label is not None and entry.label not in ontology.labels:
+            near = suggestion(entry.label, ontology.labels)
+            raise UsageError(f"label map of {work.slug}: '{raw}' is mapped to '{entry.label}', which is no label of "
+                             f"the ontology{near}; `medglip-etl labels list` shows them")
+    return Naming(mapping, ontology)
 
 
 def _stream(
@@ -150,9 +170,10 @@ def run_stage(name: str, chosen: list[Manifest], known: dict[str, Manifest], opt
     if name == "fetch":
         raise Failure("fetch: these sources have no download yet; put their files below --raw")
     listed = {m.slug for m in chosen if plan.listing(m.slug, options.out).exists()}
-    works = [w for w in plan.plan(chosen, options) if w.units or w.rejected]
-    if not works:
-        raise Failure(f"fetch has not run: nothing of these sources below {options.raw}")
+    works, faults = plan.plan(chosen, options)
+    works = [w for w in works if w.units or w.rejected]
+    if faults or not works:
+        raise Failure("\n".join(faults or [f"fetch has not run: nothing of these sources below {options.raw}"]))
     if name == "decode":
         return f"decode: {sum(len(w.units) for w in works)} cases, {sum(len(w.rejected) for w in works)} quarantined"
     _require(name, works, listed, options)
@@ -164,8 +185,7 @@ def run_stage(name: str, chosen: list[Manifest], known: dict[str, Manifest], opt
         return f"export: {stats['images']} images, {stats['regions']} regions"
     lines = []
     for work in works:
-        mapping = load_label_map(work.slug, *options.label_maps)
-        done = tables.run(work, work.results(options), mapping, options, last=name)
+        done = tables.run(work, work.results(options), naming(work, options).mapping, options, last=name)
         lines.append(f"{name} {work.slug}: {done[name]}")
     return "\n".join(lines)
 

@@ -93,19 +93,32 @@ class Work:
         return [done[u.key] for u in self.units]
 
 
-def plan(manifests: Iterable[Manifest], options: Options) -> list[Work]:
-    """decode: the inventory of each source that has a folder below `raw`, put on record."""
-    works = []
+def plan(manifests: list[Manifest], options: Options) -> tuple[list[Work], list[str]]:
+    """decode: the inventory of each source that has a folder below `raw`, put on record.
+
+    Returns the works, and what is wrong with sources whose folder and manifest do not go together: such a
+    source is left out, unless it is the only one.
+    """
+    works, faults = [], []
     for manifest in manifests:
         root = manifest.root(options.raw)
         if root is None:
             continue
-        found = decode.run(manifest, root)
-        rows = tuple(decode.rejected(found))
-        units = tuple(slice.units(found.cases, manifest, root, options.slicing))
-        store.write_table(listing(manifest.slug, options.out), _listed(units))
-        works.append(Work(manifest, root, units, rows, options.stage("slice", manifest.slug)))
-    return works
+        try:
+            works.append(_work(manifest, root, options))
+        except UsageError as error:
+            if len(manifests) == 1:
+                raise
+            faults.append(f"{manifest.slug}: {error}")
+    return works, faults
+
+
+def _work(manifest: Manifest, root: Path, options: Options) -> Work:
+    found = decode.run(manifest, root)
+    rows = tuple(decode.rejected(found))
+    units = tuple(slice.units(found.cases, manifest, root, options.slicing))
+    store.write_table(listing(manifest.slug, options.out), _listed(units))
+    return Work(manifest, root, units, rows, options.stage("slice", manifest.slug))
 
 
 def listing(slug: str, out: Path) -> Path:

@@ -134,7 +134,7 @@ class _Maker:
         i, j, k = self.image["spacing"]
         return (i, j) if axis == "native" else geometry.plane_spacing((i, j, k), axis)
 
-    def region(self, key: str, row: dict[str, Any], rle: bytes) -> RegionRecord:
+    def region(self, key: str, row: dict[str, Any], rle: bytes | None) -> RegionRecord:
         label = self.naming.ontology.labels[row["label"]]
         category = self.naming.ontology.categories[label.category]
         raw = row["raw_label"]
@@ -143,13 +143,15 @@ class _Maker:
             category=category.name, body_region=category.body_region, raw_label=raw, phrase=row["phrase"],
             bbox=[row["x"], row["y"], row["w"], row["h"]], area=int(row["area"]), area_fraction=row["area_fraction"],
             derived=raw in self.manifest.derive,
-            segmentation={"size": [int(row["height"]), int(row["width"])], "counts": rle.decode()},
+            segmentation=None if rle is None else {
+                "size": [int(row["height"]), int(row["width"])], "counts": rle.decode()},
         )
 
     def known(self, found: list[Any], kept: list[Any]) -> tuple[list[int], list[int], list[int]]:
         """(annotated, negative, not exhaustive) label ids of a slice."""
         label_of = self.naming.known()
-        labels = {label_of[raw] for raw in annotated(self.manifest, self.case) if raw in label_of}
+        sure = set(annotated(self.manifest, self.case)) - set(self.image.get("unsure", ()))
+        labels = {label_of[raw] for raw in sure if raw in label_of}
         whole = {(r["raw_label"], r["n"]) for r in kept}
         named = [r for r in found if r["raw_label"] in label_of]
         present = {label_of[r["raw_label"]] for r in named}

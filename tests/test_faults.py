@@ -123,7 +123,9 @@ def test_killed_at_any_moment_it_resumes_to_the_same_bytes(tmp_path: Path) -> No
         build = start(tmp_path, tmp_path / "killed")
         time.sleep(moments.uniform(0.3, 4.5))
         if n % 2:
-            workers_killed += kill_a_worker(build, moments)
+            while build.poll() is None and not kill_a_worker(build, moments):
+                time.sleep(0.05)
+            workers_killed += build.poll() is None
             time.sleep(moments.uniform(0, 1))
         build.kill()
         build.wait()
@@ -172,3 +174,17 @@ def test_compression_changes_nothing(tmp_path: Path, compressed: bool) -> None:
     subprocess.run(arguments(tmp_path, tmp_path / "out"), check=True, capture_output=True)
     assert len(pd.read_parquet(tmp_path / "out" / "dataset" / "shards")) == 20 + 20 + 22
     shutil.rmtree(tmp_path / "out")
+
+
+def test_a_source_whose_files_collide_stops_no_other(tmp_path: Path) -> None:
+    for slug in ("one", "two"):
+        settings(tmp_path, slug, "ct", "nii.gz", "label_map")
+        volume(tmp_path / "raw" / slug, "a")
+    path = tmp_path / "manifests" / "two.yaml"
+    path.write_text(path.read_text().replace("kind:", "case: same, kind:"))
+    volume(tmp_path / "raw" / "two", "b")
+    done = subprocess.run(arguments(tmp_path, tmp_path / "out"), capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "two images have the case name 'same': images/a.nii.gz and images/b.nii.gz" in done.stderr
+    images = pd.read_parquet(tmp_path / "out" / "dataset" / "shards", columns=["source"])
+    assert set(images["source"]) == {"one"}

@@ -93,7 +93,7 @@ def test_all_48_orientations_give_the_same_images_and_boxes(way: Way, plain: lis
     assert sliced(way, way, ".nii", ".nii") == plain
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.sampled_from(ORIENTATIONS), st.sampled_from(ORIENTATIONS), st.sampled_from(FORMATS),
        st.sampled_from(FORMATS))
 def test_image_and_mask_may_be_stored_in_different_ways(
