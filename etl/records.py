@@ -1,7 +1,9 @@
 """What `export` is given: one record an image, with its regions, and the books of the stages before it."""
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
+
+import pyarrow as pa
 
 SPLITS = ("train", "val", "test")
 
@@ -53,6 +55,24 @@ class ImageRecord:
     flags: list[str] = field(default_factory=list)  # names of checks, see `etl.checks`
 
 
+REFUSED = pa.schema([(n, pa.string()) for n in ("reason", "key", "detail")] + [("png", pa.binary())])
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A picture that went to quarantine, and why."""
+
+    reason: str
+    key: str
+    detail: str
+    png: bytes
+
+    @staticmethod
+    def table(rows: list["Refused"]) -> pa.Table:
+        """These pictures as a table."""
+        return pa.Table.from_pylist([asdict(row) for row in rows], REFUSED)
+
+
 @dataclass(slots=True)
 class Ledger:
     """The books of all stages, as `stats.json` shows them."""
@@ -60,6 +80,7 @@ class Ledger:
     books: dict[str, Any] = field(default_factory=dict)
     too_small: dict[str, dict[str, int]] = field(default_factory=dict)
     extra: dict[str, Any] = field(default_factory=dict)
+    refused: list[Refused] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)

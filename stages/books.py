@@ -11,7 +11,7 @@ import pyarrow as pa
 from etl import store
 from etl.errors import Failure
 from etl.frames import QUARANTINE
-from etl.records import Ledger
+from etl.records import Ledger, Refused
 from etl.results import Result
 from stages.plan import Options, Work
 from stages.select import Selection
@@ -87,7 +87,7 @@ class Books:
             for label, n in raw.value_counts().items():
                 self.too_small.setdefault(str(label), {"kept": 0, "dropped": 0})[what] += int(n)
 
-    def ledger(self, exported: int, extra: dict[str, Any]) -> Ledger:
+    def ledger(self, exported: int, extra: dict[str, Any], refused: list[Refused]) -> Ledger:
         """The balanced books, given how many regions were written.
 
         Raises:
@@ -98,7 +98,8 @@ class Books:
             if book["in"] != book["out"] + book["quarantined"] + book.get("background", 0):
                 raise Failure(f"the books of {stage} do not balance: {book}")
         small = dict(sorted(self.too_small.items()))
-        return Ledger(books={"cases": self.cases, "regions": self.regions}, too_small=small, extra=extra)
+        return Ledger(books={"cases": self.cases, "regions": self.regions}, too_small=small, extra=extra,
+                      refused=refused)
 
 
 def _enter(books: dict[str, Book], stage: str, book: Book) -> None:

@@ -13,10 +13,11 @@ import orjson
 from etl.card import croissant, readme
 from etl.coco import CocoWriter, captioned
 from etl.errors import Failure
-from etl.htmlreport import ContactSheet, page
 from etl.labelmap import Ontology
 from etl.manifest import Manifest
-from etl.records import SPLITS, ImageRecord, Ledger, NumberedImage, RegionRecord
+from etl.records import SPLITS, ImageRecord, Ledger, NumberedImage, Refused, RegionRecord
+from etl.report import page
+from etl.samples import Samples
 from etl.shards import ShardWriter
 from etl.stats import Tally
 
@@ -67,10 +68,10 @@ def export(
     recover(final)
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
-    tally, sheet = Tally(), ContactSheet()
+    tally, sheet = Tally(), Samples()
     write_data(numbered(records()), fresh, ontology, manifests, tally=tally, sheet=sheet, png=png)
     stats = tally.result(ledger)
-    write_pages(fresh, stats, manifests, sheet)
+    write_pages(fresh, stats, manifests, sheet, ledger.refused)
     swap(fresh, final)
     return stats
 
@@ -110,7 +111,7 @@ def write_data(
     manifests: Mapping[str, Manifest],
     *,
     tally: Tally,
-    sheet: ContactSheet,
+    sheet: Samples,
     png: bool,
 ) -> None:
     """Writes shards, COCO, grounding and PNG files in one pass over the images."""
@@ -131,7 +132,9 @@ def write_png(path: Path, data: bytes) -> None:
     path.write_bytes(data)
 
 
-def write_pages(folder: Path, stats: dict[str, Any], manifests: Mapping[str, Manifest], sheet: ContactSheet) -> None:
+def write_pages(
+    folder: Path, stats: dict[str, Any], manifests: Mapping[str, Manifest], sheet: Samples, refused: list[Refused]
+) -> None:
     """Writes the numbers, the dataset card, its Croissant description and the report."""
     options = orjson.OPT_SORT_KEYS | orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS
     used = [manifests[slug] for slug in sorted(stats["by"]["source"]) if slug in manifests]
@@ -139,7 +142,7 @@ def write_pages(folder: Path, stats: dict[str, Any], manifests: Mapping[str, Man
     (folder / "README.md").write_text(readme(stats, used), encoding="utf-8")
     (folder / "croissant.json").write_bytes(orjson.dumps(croissant(stats, used, folder), option=options))
     (folder / "report").mkdir()
-    (folder / "report" / "index.html").write_text(page(stats, used, sheet), encoding="utf-8")
+    (folder / "report" / "index.html").write_text(page(stats, sheet, refused), encoding="utf-8")
 
 
 def recover(folder: Path) -> None:

@@ -14,7 +14,7 @@ from etl.manifest import Manifest
 from etl.progress import Progress
 from etl.records import ImageRecord
 from etl.yamlfile import suggestion
-from stages import books, duplicates, export, flags, plan, slice, tables
+from stages import books, duplicates, export, flags, plan, sizes, slice, tables
 from stages.plan import Options, Work
 from stages.records import Naming, kept_regions, records
 from stages.select import Selection, places_of, select
@@ -82,7 +82,7 @@ def run_export(works: list[Work], known: dict[str, Manifest], options: Options) 
     works = sorted(works, key=lambda w: w.slug + "/")
     parts = [_selected(work, split_of, options) for work in works]
     copies = duplicates.find(part.images for part in parts)
-    ledger, seen = books.Books(), flags.Summary()
+    ledger, seen, measured = books.Books(), flags.Summary(), sizes.Sizes()
     streams = []
     images = regions = 0
     for work, part in zip(works, parts, strict=True):
@@ -95,12 +95,16 @@ def run_export(works: list[Work], known: dict[str, Manifest], options: Options) 
         regions += len(kept) - selection.regions
         found = flags.flags(work, results, kept, part.names, options)
         seen.add(work.slug, found, places_of(kept) - selection.left_out)
+        measured.add(work, results, part.names, kept, selection, rows, options)
         streams.append(partial(_stream, work, part.names, split_of, selection.left_out, found, options))
     stats = export.export(
         lambda: (record for stream in streams for record in stream()),
         {w.slug: w.manifest for w in works}, load_ontology(*options.label_maps), options.out,
         png=images <= PNG_LIMIT if options.png is None else options.png,
-        ledger=ledger.ledger(regions, {"duplicates": copies.counts(), "flags": seen.result()}),
+        ledger=ledger.ledger(
+            regions, measured.result(options) | {"duplicates": copies.counts(), "flags": seen.result()},
+            measured.refused(options),
+        ),
     )  # fmt: skip
     export.swap(aside, folder)
     if stats["regions"] != regions:
