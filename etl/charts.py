@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from html import escape
 
-BAR, LINE, INK = "var(--bar)", "var(--mark)", "currentColor"
+PAPER = 0.015  # the paper's least area, drawn in also where another one holds
 
 
 def number(value: float) -> str:
@@ -33,7 +33,7 @@ def bars(rows: Sequence[tuple[str, int]], unit: str, part: Sequence[int] | None 
 
 def areas(edges: Sequence[float], counts: Sequence[int], mark: float, title: str, *, small: bool = False) -> str:
     """A histogram of shares of the image on a logarithmic axis, what is under `mark` in the second colour."""
-    width, height, foot = (190, 84, 16) if small else (760, 240, 34)
+    width, height, foot = (190, 84, 16) if small else (760, 250, 46)
     low, high = math.log10(edges[0]), math.log10(edges[-1])
     densities = [n / (math.log10(b) - math.log10(a)) for n, a, b in zip(counts, edges[:-1], edges[1:], strict=True)]
     top = max(densities) or 1
@@ -41,27 +41,25 @@ def areas(edges: Sequence[float], counts: Sequence[int], mark: float, title: str
     def x(value: float) -> float:
         return 4 + (math.log10(value) - low) / (high - low) * (width - 8)
 
-    parts = [
-        f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(title)}"><title>{escape(title)}</title>'
-    ]
+    parts, base = [_opened(width, height, title)], height - foot
     for n, d, a, b in zip(counts, densities, edges[:-1], edges[1:], strict=True):
         tall = d / top * (height - foot - 14)
         kind = "cut" if b <= mark * (1 + 1e-9) else "kept"
         tip = f"{a:.3g} to {b:.3g}: {n}"
-        parts.append(f'<rect class="{kind}" x="{x(a):.1f}" y="{height - foot - tall:.1f}" width="{max(0.5, x(b) - x(a) - 1):.1f}"'
-                     f' height="{tall:.1f}"><title>{tip}</title></rect>')  # fmt: skip
-    base = height - foot
+        parts.append(_bar(kind, x(a), base - tall, max(0.5, x(b) - x(a) - 1), tall, tip))
     parts.append(f'<line class="axis" x1="4" x2="{width - 4}" y1="{base}" y2="{base}"/>')
-    if mark > edges[0]:
-        parts.append(f'<line class="mark" x1="{x(mark):.1f}" x2="{x(mark):.1f}" y1="6" y2="{base}"/>')
-        if not small:
-            parts.append(f'<text class="mark" x="{x(mark) + 5:.1f}" y="14">{mark * 100:g} % of the image</text>')
+    for value, kind in ((PAPER, "guide"), (mark, "mark")):
+        if value > edges[0] and (kind == "mark" or abs(mark / value - 1) > 1e-9):
+            at = f'x1="{x(value):.1f}" x2="{x(value):.1f}" y1="6" y2="{base}"'
+            parts.append(f'<line class="{kind}" {at}/>')
+            if not small:
+                told = f"{value * 100:g} % of the image"
+                parts.append(f'<text class="{kind}" x="{x(value) + 5:.1f}" y="14">{told}</text>')
     ticks = (1e-4, 1e-2, 1) if small else (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1)
     for tick in ticks:
         anchor = "start" if tick <= edges[0] else "end" if tick >= edges[-1] else "middle"
-        parts.append(
-            f'<text x="{x(tick):.1f}" y="{height - foot + 13}" text-anchor="{anchor}">{tick * 100:g} %</text>'
-        )
+        down = base + (13 if small else 19)
+        parts.append(f'<text x="{x(tick):.1f}" y="{down}" text-anchor="{anchor}">{tick * 100:g} %</text>')
     if not small:
         parts.append(
             f'<text x="{width / 2}" y="{height - 4}" text-anchor="middle">area of a region, share of its image</text>'
@@ -71,20 +69,17 @@ def areas(edges: Sequence[float], counts: Sequence[int], mark: float, title: str
 
 def columns(rows: Sequence[tuple[str, int]], title: str) -> str:
     """Upright bars with their names below."""
-    width, height, foot = 760, 200, 34
+    width, height, foot = 760, 160, 46
     most = max((n for _, n in rows), default=0) or 1
     step = (width - 8) / max(1, len(rows))
-    parts = [
-        f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(title)}"><title>{escape(title)}</title>'
-    ]
+    parts = [_opened(width, height, title)]
     every = max(1, -(-len(rows) // 20))
     for place, (name, n) in enumerate(rows):
         tall, left = n / most * (height - foot - 8), 4 + place * step
-        parts.append(f'<rect class="kept" x="{left + 1:.1f}" y="{height - foot - tall:.1f}" width="{max(1, step - 2):.1f}" '
-                     f'height="{tall:.1f}"><title>{escape(name)}: {n}</title></rect>')  # fmt: skip
+        parts.append(_bar("kept", left + 1, height - foot - tall, max(1, step - 2), tall, f"{name}: {n}"))
         if place % every == 0:
             parts.append(
-                f'<text x="{left + step / 2:.1f}" y="{height - foot + 13}" text-anchor="middle">{escape(name)}</text>'
+                f'<text x="{left + step / 2:.1f}" y="{height - foot + 19}" text-anchor="middle">{escape(name)}</text>'
             )
     parts.append(f'<line class="axis" x1="4" x2="{width - 4}" y1="{height - foot}" y2="{height - foot}"/>')
     parts.append(f'<text x="{width / 2}" y="{height - 4}" text-anchor="middle">{escape(title)}</text>')
@@ -103,6 +98,16 @@ def heat(counts: Sequence[int], side: int, title: str) -> str:
             )
     return (f'<svg class="heat" viewBox="0 0 {side} {side}" role="img" aria-label="{escape(title)}">'
             f"<title>{escape(title)}</title>{''.join(cells)}</svg>")  # fmt: skip
+
+
+def _bar(kind: str, x: float, y: float, width: float, height: float, tip: str) -> str:
+    at = f'x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}"'
+    return f'<rect class="{kind}" {at}><title>{escape(tip)}</title></rect>'
+
+
+def _opened(width: int, height: int, title: str) -> str:
+    told, kind = escape(title), "large" if width > 400 else "little"
+    return f'<svg class="{kind}" viewBox="0 0 {width} {height}" role="img" aria-label="{told}"><title>{told}</title>'
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

@@ -39,7 +39,7 @@ CHECKS: dict[str, Check] = {
     "repeated_slices": Check(1, "warning", "so many pairs of neighbouring slices are equal", 1),
     "not_finite": Check(1, "note", "a share above this is infinite or not a number", 0),
     "mask_turned": Check(2, "warning", "turned or flipped, the outline lies on the image's edges by this many "
-                         "deviations and as it is by less than 0.4 of that", 1.0),
+                         "deviations and as it is by less than half of that", 1.0),
     "mask_shifted": Check(2, "warning", "the same for the outline moved by 3 % of a side or more; only of outlines of "
                           "60 pixels or more on the plane reduced to 160", 1.2),
     "outside_body": Check(2, "warning", "this share of the annotation is on the background around the body", 0.5),
@@ -53,7 +53,7 @@ CHECKS: dict[str, Check] = {
     "fragments": Check(3, "note", "so many specks of 4 pixels or fewer on the planes looked at", 20),
     "cut_by_border": Check(3, "note", "so many regions touch the border of the image", 1),
 }  # fmt: skip
-LOWER = 0.4  # of the best agreement, below which the agreement as it is is poor
+LOWER = 0.5  # of the best agreement, below which the agreement as it is is poor
 MOVED = 0.03  # least shift, of a side
 LONG = 60  # least outline for a shift, in pixels of the reduced plane
 OFFSET = (-50.0, 1000.0)  # a CT whose least and greatest values are both above these is not in Hounsfield units

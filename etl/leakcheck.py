@@ -24,12 +24,16 @@ SHARED = 6  # numbers of two sketches, as for copies of volumes: a quarter
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One image or volume of a list: `at` leads to its pixels, a file or a row of a shard, or is None."""
+    """One image or volume of a list: `at` leads to its pixels, a file or a row of a shard, or is None.
+
+    `stack` tells slices of one volume from those of others; it is None for pictures.
+    """
 
     name: str
     subject: str
     split: str
     at: Path | tuple[Path, int, int] | None
+    stack: str | None = None
 
 
 def leaks(paths: Iterable[Path], family: dict[str, str]) -> dict[str, Any]:
@@ -68,10 +72,11 @@ def _rows(folder: Path, family: dict[str, str]) -> Iterator[Entry]:
     for file in sorted(folder.rglob("*.parquet")):
         shard = pq.ParquetFile(file)
         for group in range(shard.num_row_groups):
-            table = shard.read_row_group(group, ["key", "source", "subject", "split"])
+            table = shard.read_row_group(group, ["key", "source", "subject", "split", "axis"])
             for n, row in enumerate(table.to_pylist()):
                 who = f"{family.get(row['source'], row['source'])}/{row['subject']}"
-                yield Entry(row["key"], who, row["split"], (file, group, n))
+                stack = None if row["axis"] == "native" else row["key"].rsplit("/", 1)[0]
+                yield Entry(row["key"], who, row["split"], (file, group, n), stack)
 
 
 def _listed(path: Path) -> Iterator[Entry]:
@@ -112,10 +117,10 @@ def _near(entries: list[Entry]) -> Iterator[tuple[int, int]]:
         index, coarse, fine = (np.array(column, np.uint64) for column in zip(*seen, strict=True))
         names = sorted({e.split for e in entries})
         group = np.array([names.index(entries[int(n)].split) for n in index], np.int32)
-        for i, j in nearby.candidates(coarse, fine, group).tolist():
-            a, b = int(index[i]), int(index[j])
-            if nearby.alike(_encoded(entries[a]), _encoded(entries[b])):
-                yield a, b
+        near = [(int(index[i]), int(index[j])) for i, j in nearby.candidates(coarse, fine, group).tolist()]
+        alike = [(a, b) for a, b in near if nearby.alike(_encoded(entries[a]), _encoded(entries[b]))]
+        stacks = {name: n for n, name in enumerate(sorted({e.stack for e in entries if e.stack}))}
+        yield from nearby.consistent(alike, [stacks[e.stack] if e.stack else -1 for e in entries])
 
 
 def _pixels(entry: Entry) -> Any:

@@ -1,7 +1,8 @@
 """Images that look alike: a search over millions of 64-bit hashes, and a look at the pixels. Pure NumPy."""
 
 import io
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
 from itertools import combinations, pairwise
 
 import numpy as np
@@ -81,6 +82,25 @@ def alike(one: bytes, two: bytes) -> bool:
         a, b = b, a
     first, second = _values(a), _values(b.resize(a.size, Image.Resampling.BOX) if a.size != b.size else b)
     return _correlation(first, second) >= SAME and _correlation(_grain(first), _grain(second)) >= DETAIL
+
+
+def consistent(pairs: list[tuple[int, int]], series: Sequence[int]) -> list[tuple[int, int]]:
+    """The pairs of pictures, and those of slices that follow from one volume being a copy of another.
+
+    `series` numbers the stack of slices that an image is from, -1 for a picture. Two stacks are copies if half the
+    slices of the smaller one, three at least, are in pairs: one slice like another is chance, a copied volume is
+    like the other all along.
+    """
+    stacks: dict[tuple[int, int], list[tuple[int, int]]] = defaultdict(list)
+    for a, b in pairs:
+        stacks[min(series[a], series[b]), max(series[a], series[b])].append((a, b))
+    sizes = Counter(int(s) for s in series) if any(x >= 0 for x, _ in stacks) else Counter()
+    kept = []
+    for (x, y), members in stacks.items():
+        matched = min(len({i for p in members for i in p if series[i] == s}) for s in (x, y))
+        if x == y == -1 or (x >= 0 and matched >= max(3, min(sizes[x], sizes[y]) / 2)):
+            kept += members
+    return kept
 
 
 def _decoded(data: bytes) -> Image.Image:

@@ -53,7 +53,8 @@ def overview(stats: dict[str, Any]) -> str:
     found = sum(row["found"] for row in stats.get("ledger", ()))
     tiles = [
         tile(number(stats["images"]), "images"), tile(number(stats["regions"]), "regions"),
-        tile(f"{per:.2f}", "regions per image"), tile(len(by["label"]), "labels"), tile(len(by["category"]), "categories"),
+        tile(f"{per:.2f}", "regions per image"), tile(len(by["label"]), "labels"),
+        tile(len(by["category"]), "categories"),
         tile(len(by["source"]), "sources"), tile(number(stats["cases"]), "cases"),
         tile(number(sum(stats["subjects"].values())), "subjects"),
     ]  # fmt: skip
@@ -166,11 +167,11 @@ def places(stats: dict[str, Any]) -> str:
     side = round(len(next(iter(found.values()), [0])) ** 0.5)
     cells = [f"<figure>{charts.heat(found[n], side, n)}<figcaption>{escape(n)} <small>{number(sum(found[n]))}</small>"
              "</figcaption></figure>" for n in largest]  # fmt: skip
-    text = "<p>Centres of the boxes of a label, all its images laid over each other; darker is more.</p><div class='many heat'>"
-    text += "".join(cells[:SMALL]) + "</div>"
+    text = "<p>Centres of the boxes of a label, all its images laid over each other; stronger is more.</p>"
+    text += f"<div class='many heat'>{''.join(cells[:SMALL])}</div>"
     if len(cells) > SMALL:
-        more = "".join(cells[SMALL:])
-        text += f"<details><summary>{len(cells) - SMALL} more labels</summary><div class='many heat'>{more}</div></details>"
+        more = f"<div class='many heat'>{''.join(cells[SMALL:])}</div>"
+        text += f"<details><summary>{len(cells) - SMALL} more labels</summary>{more}</details>"
     return text
 
 
@@ -234,8 +235,8 @@ def quarantine(stats: dict[str, Any], refused: list[Refused]) -> str:
     rows = [(slug, reason, n) for slug, kinds in stats.get("quarantine", {}).items() for reason, n in kinds.items()]
     text += f"<details><summary>By source</summary>{table(('source', 'reason', 'rows'), rows)}</details>"
     pictures = "".join(
-        f'<figure><img loading=lazy alt="{escape(r.key)}" src="{samples.plain(r.png)}"><figcaption><em>{escape(r.reason)}'
-        f"</em> {escape(r.detail)}<br><code>{escape(r.key)}</code></figcaption></figure>"
+        f'<figure><img loading=lazy alt="{escape(r.key)}" src="{samples.plain(r.png)}"><figcaption>'
+        f"<em>{escape(r.reason)}</em> {escape(r.detail)}<br><code>{escape(r.key)}</code></figcaption></figure>"
         for r in refused
     )
     return text + f"<div class=sheet>{pictures}</div>"

@@ -39,6 +39,7 @@ svg{width:100%;height:auto;display:block}
 svg text{font-size:11px;fill:var(--soft)}
 svg text.mark{fill:var(--mark);font-size:12px;font-weight:600}
 svg .kept{fill:var(--bar)}svg .cut{fill:var(--mark)}
+svg line.guide{stroke:var(--soft);stroke-dasharray:2 3}
 svg line.axis{stroke:var(--line)}svg line.mark{stroke:var(--mark);stroke-width:1.5;stroke-dasharray:4 3}
 .key-cut,.key-kept{display:inline-block;padding-left:16px;position:relative;margin-right:10px}
 .key-cut:before,.key-kept:before{content:"";position:absolute;left:0;top:.3em;width:11px;height:11px;border-radius:2px}
@@ -54,7 +55,8 @@ code{font:11px ui-monospace,monospace}
 em{font-style:normal;font-weight:600;color:var(--ink)}
 details{margin:6px 0}summary{cursor:pointer}
 footer{max-width:1160px;margin:40px auto;padding:0 20px;color:var(--soft);font-size:13px}
-@media (max-width:600px){header,section{padding:0 14px}header{padding-top:18px}h1{font-size:23px}
+@media (max-width:600px){svg.large text,svg.large text.mark{font-size:19px}
+header,section{padding:0 14px}header{padding-top:18px}h1{font-size:23px}
 ul.bars li{grid-template-columns:38% 1fr auto}.tile b{font-size:19px}}
 </style></head><body>
 <header><h1>medglip-etl dataset</h1><nav>{links}</nav></header>

@@ -7,7 +7,7 @@ other; frames and visits of one subject of a source only if their pixels are equ
 from __future__ import annotations
 
 import base64
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -225,22 +225,10 @@ class _Search:
         coarse = np.concatenate([s.coarse for s in self.sources])[left]
         fine = np.concatenate([s.fine for s in self.sources])[left]
         pairs = left[nearby.candidates(coarse, fine, self.person[self.case[left]])]
-        return self._whole([(a, b) for a, b in pairs.tolist() if nearby.alike(self._png(a), self._png(b))])
-
-    def _whole(self, pairs: list[tuple[int, int]]) -> list[tuple[int, int]]:
-        """The pairs of pictures, and those of volumes of which the smaller one has half its slices of an axis in
-        pairs, three at least: one slice like another is chance, a copied volume is like the other all along."""
-        along: dict[tuple[int, int, int], list[tuple[int, int]]] = defaultdict(list)
-        for a, b in pairs:
-            x, y = sorted((int(self.case[a]), int(self.case[b])))
-            along[x, y, self.axis[a] if self.axis[a] == self.axis[b] else -1].append((a, b))
-        sizes = Counter(zip(self.case.tolist(), self.axis.tolist(), strict=True))
-        kept = []
-        for (x, y, axis), members in along.items():
-            matched = min(len({p[n] for p in members}) for n in (0, 1))
-            if self.owners[x][1].native or (axis >= 0 and matched >= max(3, min(sizes[x, axis], sizes[y, axis]) / 2)):
-                kept += members
-        return kept
+        alike = [(a, b) for a, b in pairs.tolist() if nearby.alike(self._png(a), self._png(b))]
+        native = self.axis == AXES.index("native")
+        series = np.where(native, -1, self.case.astype(np.int64) * len(AXES) + self.axis)
+        return nearby.consistent(alike, series.tolist())
 
     def _png(self, row: int) -> bytes:
         source = int(np.searchsorted(self.start, row, side="right")) - 1

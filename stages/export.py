@@ -138,11 +138,12 @@ def write_pages(
     """Writes the numbers, the dataset card, its Croissant description and the report."""
     options = orjson.OPT_SORT_KEYS | orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS
     used = [manifests[slug] for slug in sorted(stats["by"]["source"]) if slug in manifests]
-    (folder / "stats.json").write_bytes(orjson.dumps(stats, option=options))
+    text = orjson.dumps(stats, option=options)
+    (folder / "stats.json").write_bytes(text)
     (folder / "README.md").write_text(readme(stats, used), encoding="utf-8")
     (folder / "croissant.json").write_bytes(orjson.dumps(croissant(stats, used, folder), option=options))
     (folder / "report").mkdir()
-    (folder / "report" / "index.html").write_text(page(stats, sheet, refused), encoding="utf-8")
+    (folder / "report" / "index.html").write_text(page(orjson.loads(text), sheet, refused), encoding="utf-8")
 
 
 def recover(folder: Path) -> None:
