@@ -21,7 +21,7 @@ Kind = Literal[
     "dicom_seg", "rtstruct", "dicom_label", "coco", "voc", "yolo", "labelme", "csv_boxes", "rle_csv", "mat", "npy",
 ]  # fmt: skip
 Column = Literal["image", "label", "xmin", "ymin", "xmax", "ymax", "x", "y", "width", "height", "rle"]
-Fact = Literal["subject", "split", "sex", "age", "diagnosis", "license"]
+Fact = Literal["subject", "split", "sex", "age", "diagnosis", "license", "scanner", "contrast_phase"]
 
 OPTIONS: dict[str, frozenset[str]] = {
     "threshold": frozenset({"binary", "file_per_label", "outline", "multipage", "dicom_seg"}),

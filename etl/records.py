@@ -52,6 +52,8 @@ class ImageRecord:
     age: str | None
     diagnosis: str | None
     regions: list[RegionRecord]
+    scanner: str | None = None
+    contrast_phase: str | None = None
     flags: list[str] = field(default_factory=list)  # names of checks, see `etl.checks`
 
 

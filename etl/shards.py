@@ -54,11 +54,13 @@ COLUMNS: list[tuple[str, pa.DataType]] = [
     ("sex", pa.string()),
     ("age", pa.string()),
     ("diagnosis", pa.string()),
+    ("scanner", pa.string()),
+    ("contrast_phase", pa.string()),
     ("flags", pa.list_(pa.string())),
     ("regions", pa.list_(REGION)),
 ]
 PLAIN = ("key", "source", "modality", "case", "subject", "split", "axis", "slice_index", "width", "height")
-FACTS = ("license", "redistribution", "sex", "age", "diagnosis")
+FACTS = ("license", "redistribution", "sex", "age", "diagnosis", "scanner", "contrast_phase")
 
 
 def feature(kind: pa.DataType) -> Any:

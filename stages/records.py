@@ -124,7 +124,8 @@ class _Maker:
             spacing=self.spacing(axis), image=png, license=case.facts.get("license", manifest.license.name),
             redistribution=manifest.license.redistribution, annotated_label_ids=labels, neg_label_ids=negative,
             not_exhaustive_label_ids=partial, sex=case.facts.get("sex"), age=case.facts.get("age"),
-            diagnosis=case.facts.get("diagnosis"), regions=regions,
+            diagnosis=case.facts.get("diagnosis"), scanner=case.facts.get("scanner"),
+            contrast_phase=case.facts.get("contrast_phase"), regions=regions,
         )
 
     def spacing(self, axis: str) -> tuple[float, float] | None:

@@ -30,7 +30,8 @@ def rewrite_picture(path: Path, change: Callable[[Any], Any]) -> None:
 
 
 def shift(raw: Path) -> None:
-    rewrite_picture(raw / "DemoSkin" / "masks" / "ISIC_0000002_segmentation.png", lambda a: np.roll(a, (14, -18), (0, 1)))
+    path = raw / "DemoSkin" / "masks" / "ISIC_0000002_segmentation.png"
+    rewrite_picture(path, lambda a: np.roll(a, (14, -18), (0, 1)))
 
 
 def flip(raw: Path) -> None:
