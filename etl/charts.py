@@ -43,7 +43,7 @@ def areas(edges: Sequence[float], counts: Sequence[int], mark: float, title: str
 
     parts, base = [_opened(width, height, title)], height - foot
     for n, d, a, b in zip(counts, densities, edges[:-1], edges[1:], strict=True):
-        tall = d / top * (height - foot - 14)
+        tall = d / top * (height - foot - (8 if small else 26))
         kind = "cut" if b <= mark * (1 + 1e-9) else "kept"
         tip = f"{a:.3g} to {b:.3g}: {n}"
         parts.append(_bar(kind, x(a), base - tall, max(0.5, x(b) - x(a) - 1), tall, tip))
@@ -71,7 +71,7 @@ def columns(rows: Sequence[tuple[str, int]], title: str) -> str:
     """Upright bars with their names below."""
     width, height, foot = 760, 160, 46
     most = max((n for _, n in rows), default=0) or 1
-    step = (width - 8) / max(1, len(rows))
+    step = min(64, (width - 8) / max(1, len(rows)))
     parts = [_opened(width, height, title)]
     every = max(1, -(-len(rows) // 20))
     for place, (name, n) in enumerate(rows):

@@ -135,14 +135,15 @@ def _sides(regions: pd.DataFrame, ontology: Ontology, modality: str) -> Iterator
     table = pd.DataFrame({"case": sided["case"], "label": sided["label"], "n": sided["area"].astype(float),
                           "sum": place * sided["area"], "native": sided["axis"] == "native"})  # fmt: skip
     found = table.groupby(["case", "label"]).agg({"n": "sum", "sum": "sum", "native": "any"})
-    middle = (found["sum"] / found["n"]).to_dict()
+    middle: dict[Any, float] = (found["sum"] / found["n"]).to_dict()
+    native: dict[Any, bool] = found["native"].to_dict()
     for (case, label), at in middle.items():
         side, _, part = label.partition(" ")
         other = middle.get((case, f"{'right' if side == 'left' else 'left'} {part}"))
         outward = at if side == "left" else -at  # the patient's left is on the right of the image
         if other is not None and side == "left" and other - at > limit("sides_swapped"):
             yield case, ("sides_swapped", f"{part}: left at {at + 0.5:.0%} of the width, right at {other + 0.5:.0%}")
-        elif other is None and not found.loc[(case, label), "native"] and outward < -limit("wrong_side"):
+        elif other is None and not native[case, label] and outward < -limit("wrong_side"):
             yield case, ("wrong_side", f"{label} at {at + 0.5:.0%} of the width, the patient's right being at 0 %")
 
 
@@ -150,9 +151,10 @@ def _broken(regions: pd.DataFrame, ontology: Ontology) -> Iterator[tuple[str, Fl
     """Structures that are large, then missing, then large again along the slices."""
     whole = regions[(regions["axis"] == "axial")
                     & regions["label"].map(lambda name: ontology.labels[name].kind == "anatomy")]  # fmt: skip
-    areas = whole.groupby(["case", "label", "slice_index"], sort=True)["area"].sum()
-    for (case, label), column in areas.groupby(level=[0, 1]):
-        index, area = column.index.get_level_values(2).to_numpy(), column.to_numpy()
+    areas = whole.groupby(["case", "label", "slice_index"], sort=True)["area"].sum().reset_index()
+    groups: Any = areas.groupby(["case", "label"])
+    for (case, label), column in groups:
+        index, area = column["slice_index"].to_numpy(), column["area"].to_numpy()
         least = limit("broken_structure") * area.max()
         gap = (np.diff(index) > 1) & (area[:-1] >= least) & (area[1:] >= least)
         if gap.any():
@@ -166,5 +168,6 @@ def of_slices(kept: pd.DataFrame) -> Iterator[tuple[tuple[str, str, int], Flag]]
             | (kept["y"] + kept["h"] == kept["height"]))  # fmt: skip
     at = ["case", "axis", "slice_index"]
     for name, hit in (("cut_by_border", edge), ("covers_image", kept["area_fraction"] >= limit("covers_image"))):
-        for place, labels in kept[hit].groupby(at, sort=True)["label"]:
+        groups: Any = kept[hit].groupby(at, sort=True)["label"]
+        for place, labels in groups:
             yield place, (name, ", ".join(sorted(set(labels))))

@@ -6,6 +6,7 @@ Nothing here decides anything; thresholds may change without a look at the pixel
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -86,7 +87,7 @@ def _share(hits: Array) -> float:
 def _repeats(loaded: Loaded) -> dict[str, int]:
     """Pairs of neighbouring equal slices, by axis; slices of one value do not count."""
     if loaded.volume is None:
-        planes = {"native": loaded.frames}
+        planes: dict[str, Sequence[Array]] = {"native": loaded.frames}
     else:
         planes = {name: [geometry.plane(loaded.volume, name, n) for n in range(count)]
                   for name in geometry.AXES if (count := geometry.plane_size(loaded.volume.shape, name)[0]) > 1}
@@ -178,7 +179,7 @@ def _prepared(
 
 
 def _specks(plane: Array) -> int:
-    parts = measure.label(plane, background=0, connectivity=2)
+    parts: Array = measure.label(plane, background=0, connectivity=2)  # type: ignore[no-untyped-call]
     return int((np.bincount(parts.ravel())[1:] <= SPECK).sum())
 
 
@@ -202,7 +203,7 @@ def _body(small: Array) -> Array:
     low, high = float(small.min()), float(small.max())
     dark = np.pad(small <= low + 0.1 * (high - low), 1, constant_values=True)
     parts, _ = ndimage.label(dark)
-    return (parts[1:-1, 1:-1] != parts[0, 0]).astype(np.float32)
+    return np.asarray(parts[1:-1, 1:-1] != parts[0, 0], np.float32)
 
 
 def turns(lines: Array) -> list[Array]:

@@ -43,7 +43,7 @@ def pixel_hash(image: NDArray[np.uint8]) -> bytes | None:
     if shown.size == 0 or (shown == shown.flat[0]).all():
         return None
     state = hashlib.blake2b(repr(shown.shape).encode(), digest_size=16)
-    state.update(np.ascontiguousarray(shown))
+    state.update(np.ascontiguousarray(shown).tobytes())
     return state.digest()
 
 
@@ -80,7 +80,7 @@ def _cosines(length: int) -> NDArray[np.float32]:
     share = np.clip(np.minimum(edges[1:, None], at + 1) - np.maximum(edges[:-1, None], at), 0, None)
     means = share / share.sum(axis=1, keepdims=True)
     angle = np.pi * (np.arange(GRID) + 0.5) / GRID
-    return (np.cos(np.arange(GRID // 2)[:, None] * angle) @ means).astype(np.float32)
+    return np.asarray(np.cos(np.arange(GRID // 2)[:, None] * angle) @ means, np.float32)
 
 
 def sketch(array: Array, colour: bool = False) -> Codes:
@@ -118,7 +118,7 @@ def _codes(array: Array, colour: bool) -> NDArray[np.uint32]:
         r, g, b = (array[..., n].astype(np.uint32) for n in range(3))
         if np.array_equal(r, g) and np.array_equal(r, b):
             return _codes(array[..., 0], False)
-        return r | g << np.uint32(8) | b << np.uint32(16)
+        return np.asarray(r | g << np.uint32(8) | b << np.uint32(16))
     values = np.ascontiguousarray(array, dtype=np.float32)
     return (values + np.float32(0)).view(np.uint32)  # + 0: there is one zero
 

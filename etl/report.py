@@ -289,6 +289,7 @@ def _records(shards: Path) -> Iterator[ImageRecord]:
         for group in range(shard.num_row_groups):
             for row in shard.read_row_group(group).to_pylist():
                 regions = [RegionRecord(**{k: v for k, v in r.items() if k != "region_id"}) for r in row["regions"]]
-                known = {name: row[name] for name in (*PLAIN, *FACTS, "flags", "annotated_label_ids")}
+                known = {name: row[name] for name in (*PLAIN, "annotated_label_ids")}
+                known |= {name: row.get(name) for name in FACTS} | {"flags": row.get("flags") or []}
                 yield ImageRecord(**known, image=row["image"]["bytes"], spacing=row["spacing"], regions=regions,
                                   neg_label_ids=[], not_exhaustive_label_ids=[])  # fmt: skip

@@ -66,7 +66,8 @@ def images(
     work: Work, results: list[Result], kept: pd.DataFrame, selection: Selection, splits: dict[tuple[str, str], str]
 ) -> Images:
     """The images of a source that would be exported: those of `kept` regions that `selection` does not leave out."""
-    cases, number = [], {}
+    cases: list[_Case] = []
+    number: dict[str, int] = {}
     for result, case in zip(results, work.cases, strict=True):
         for facts in result.images:
             number[facts["case"]] = len(cases)
@@ -74,7 +75,8 @@ def images(
             cases.append(_Case(facts["case"], case.subject, splits[work.slug, case.case], facts["native"],
                                tuple(facts["shape"]), sketch))  # fmt: skip
     wanted = places_of(kept) - selection.left_out
-    parts, batches = [], []
+    parts: list[pd.DataFrame] = []
+    batches: list[Path] = []
     for members in by_batch(results).values():
         rows = members[0].table("images", COLUMNS)
         own = pa.array([i["case"] for r in members for i in r.images], pa.string())

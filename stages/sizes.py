@@ -78,7 +78,8 @@ class Sizes:
             "found": found.groupby(AXIS_KEY).size(), "large": found[large].groupby(AXIS_KEY).size(),
             "named": kept.groupby(AXIS_KEY).size(), "kept": used.groupby(AXIS_KEY).size(),
         }).fillna(0).astype(int).sort_index()  # fmt: skip
-        for (label, axis), n in counts.iterrows():
+        rows: Any = counts.iterrows()
+        for (label, axis), n in rows:
             self._rows.append({
                 "source": slug, "label": label, "axis": axis, "found": int(n["found"]),
                 "too_small": int(n["found"] - n["large"]), "not_named": int(n["large"] - n["named"]),
@@ -124,8 +125,9 @@ def _pictures(slug: str, results: list[Result], quarantine: pd.DataFrame) -> lis
     """Encoded slices of quarantine rows, the first few of each reason in the order of a hash of their key."""
     rows = quarantine[quarantine["slice_index"].notna() & quarantine["axis"].notna()]
     wanted: dict[str, dict[str, list[Any]]] = defaultdict(dict)
-    for reason, members in rows.groupby("reason"):
-        keyed = {f"{slug}/{r.case}/{r.axis}/{int(r.slice_index)}": r for r in members.itertuples()}
+    for reason, group in rows.groupby("reason"):
+        records: Any = group.itertuples()
+        keyed = {f"{slug}/{r.case}/{r.axis}/{int(r.slice_index)}": r for r in records}
         ordered = sorted(keyed, key=lambda key: hashlib.sha256(key.encode()).digest())
         wanted[str(reason)] = {key: [keyed[key].case, keyed[key].detail, keyed[key].raw_label] for key in ordered[:20]}
     batch_of = {image["case"]: r.batch for r in results for image in r.images}
