@@ -87,7 +87,7 @@ def images(
     frame = pd.concat(parts) if parts else pd.DataFrame(columns=[*COLUMNS, "batch"])
     joined = b"".join(frame["pixels"].map(lambda p: p or bytes(16)))
     return Images(
-        work, cases, batches, frame["case"].map(number).to_numpy(np.int32),
+        work, cases, batches, np.asarray(frame["case"].map(number), np.int32),
         frame["axis"].map(AXES.index).to_numpy(np.int8), frame["slice_index"].to_numpy(np.int32),
         frame["batch"].to_numpy(np.int32), np.frombuffer(joined, np.uint64).reshape(-1, 2),
         frame["coarse"].to_numpy(np.uint64), frame["fine"].to_numpy(np.uint64),
