@@ -186,9 +186,29 @@ def inventory(manifest: Manifest, root: Path) -> Inventory:
     used.update(lists.read)
     result.rejected += _orphans(rules, used, excluded)
     result.rejected += [_alone(name, mask, excluded) for name, mask in lists.without_image(paths)]
+    _refuse_odd_names(result)
     result.cases.sort(key=lambda case: case.case)
     result.rejected.sort(key=lambda row: (row.case, row.reason))
     return result
+
+
+def _refuse_odd_names(result: Inventory) -> None:
+    """File names that are no UTF-8 can stand in no table: their cases are refused, with the odd bytes written out."""
+    odd = [c for c in result.cases if not all(map(_is_text, (c.case, c.subject, *c.files, *(m.path for m in c.masks))))]
+    for case in odd:
+        result.cases.remove(case)
+        detail = f"{case.image}: the name of one of its files is not UTF-8"
+        result.rejected.append(Rejected(case.case, "unreadable", detail))
+    result.rejected = [Rejected(_shown(r.case), r.reason, _shown(r.detail)) for r in result.rejected]
+    result.unexpected = [_shown(path) for path in result.unexpected]
+
+
+def _is_text(name: str) -> bool:
+    return name.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in name)
+
+
+def _shown(name: str) -> str:
+    return name if _is_text(name) else name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def _prepare(manifest: Manifest, index: int) -> _RuleFiles:

@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from html import escape
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,9 @@ import pyarrow.parquet as pq
 from etl import charts, samples, store
 from etl.charts import bars, number, table
 from etl.errors import Failure
-from etl.records import ImageRecord, Refused, RegionRecord
+from etl.records import Refused
 from etl.report_page import PAGE
-from etl.samples import Samples
-from etl.shards import FACTS, PLAIN
+from etl.samples import Samples, Shown, samples_in
 
 MANY = 40  # bars of a chart; the others are in a table that opens
 SMALL = 24  # labels shown as small charts
@@ -175,10 +175,10 @@ def places(stats: dict[str, Any]) -> str:
     return text
 
 
-def figure(why: str, record: ImageRecord, label: str | None = None) -> str:
+def figure(why: str, record: Shown, label: str | None = None) -> str:
     """One sample with its legend."""
-    shown = [r for r in record.regions if label is None or r.label == label]
-    names = {r.label: samples.color(r.label_id) for r in shown}
+    shown = [r for r in record.regions if label is None or r["label"] == label]
+    names = {r["label"]: samples.color(r["label_id"]) for r in shown}
     legend = ", ".join(f'<span style="border-bottom:3px solid {c}">{escape(n)}</span>' for n, c in names.items())
     image = f'<img loading=lazy alt="{escape(record.key)}" src="{samples.drawn(record, label)}">'
     return (f"<figure>{image}<figcaption><em>{escape(why)}</em> {legend}<br><code>{escape(record.key)}</code>"
@@ -189,7 +189,7 @@ def by_source(chosen: Samples) -> str:
     """Random, largest, smallest and suspicious images of each source."""
     text = ""
     for name in sorted(chosen.sources)[: samples.SOURCES]:
-        pictures = "".join(figure(why, record) for why, record in chosen.sources[name].shown())
+        pictures = "".join(figure(why, record) for why, record in chosen.sources[name].pictures())
         text += f"<details open><summary>{escape(name)}</summary><div class=sheet>{pictures}</div></details>"
     return text
 
@@ -198,7 +198,7 @@ def by_label(chosen: Samples) -> str:
     """The same of each label, without the other labels."""
     text = ""
     for name in sorted(chosen.labels)[: samples.LABELS]:
-        pictures = "".join(figure(why, record, name) for why, record in chosen.labels[name].shown())
+        pictures = "".join(figure(why, record, name) for why, record in chosen.labels[name].pictures())
         text += f"<details><summary>{escape(name)}</summary><div class=sheet>{pictures}</div></details>"
     return text
 
@@ -273,8 +273,8 @@ def rewrite(out: Path) -> Path:
     if not path.exists():
         raise Failure(f"{path} is not there; run `medglip-etl build` first")
     chosen = Samples()
-    for record in _records(out / "dataset" / "shards"):
-        chosen.add(record)
+    for rows in _rows(out / "dataset" / "shards"):
+        chosen.add(samples_in(rows))
     kept = out / "stages" / "export" / "refused.parquet"
     refused = [Refused(**row) for row in pq.read_table(kept).to_pylist()] if kept.exists() else []
     target = out / "dataset" / "report" / "index.html"
@@ -282,14 +282,11 @@ def rewrite(out: Path) -> Path:
     return target
 
 
-def _records(shards: Path) -> Iterator[ImageRecord]:
-    """The images of a dataset. Their order does not matter: equals are told apart by their keys."""
+def _rows(shards: Path) -> Iterator[list[dict[str, Any]]]:
+    """The rows of a dataset, neighbours of one source together."""
     for file in sorted(shards.rglob("*.parquet")):
         shard = pq.ParquetFile(file)
         for group in range(shard.num_row_groups):
-            for row in shard.read_row_group(group).to_pylist():
-                regions = [RegionRecord(**{k: v for k, v in r.items() if k != "region_id"}) for r in row["regions"]]
-                known = {name: row[name] for name in (*PLAIN, "annotated_label_ids")}
-                known |= {name: row.get(name) for name in FACTS} | {"flags": row.get("flags") or []}
-                yield ImageRecord(**known, image=row["image"]["bytes"], spacing=row["spacing"], regions=regions,
-                                  neg_label_ids=[], not_exhaustive_label_ids=[])  # fmt: skip
+            rows = shard.read_row_group(group).to_pylist()
+            for _, members in groupby(rows, key=lambda row: row["source"]):
+                yield list(members)

@@ -36,14 +36,14 @@ def read_table(table: Table, root: Path) -> FactTable:
     if table.optional and not (root / table.file).exists():
         return result
     doubtful: set[tuple[str, str]] = set()
-    for row in _rows(table, root / table.file):
+    for number, row in enumerate(_rows(table, root / table.file), 1):
         facts = result.rows.setdefault(row[table.key].strip(), {})
         for fact, value in _facts(table, row).items():
             if facts.setdefault(fact, value) != value:
                 if fact in _FIRM:
                     raise UsageError(
-                        f"{table.file}: {table.key} {row[table.key]} has the {fact} '{facts[fact]}' and '{value}'; "
-                        "choose a key that tells the rows apart"
+                        f"{table.file}: rows of one {table.key} disagree on the {fact}, the second is row {number} of "
+                        "those with a key; choose a key that tells the rows apart"
                     )
                 doubtful.add((row[table.key].strip(), fact))
     for key, fact in doubtful:
@@ -79,7 +79,10 @@ def _rows(table: Table, path: Path) -> list[dict[str, str]]:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError:
         text = data.decode("latin-1")
-    rows = _json(table, path, text) if path.suffix.lower() == ".json" else _csv(table, path, text)
+    try:
+        rows = _json(table, path, text) if path.suffix.lower() == ".json" else _csv(table, path, text)
+    except csv.Error as error:
+        raise UsageError(f"{path}: the table of the manifest cannot be read: {error}") from error
     columns = {column: None for row in rows for column in row}
     for column in (table.key, *table.columns.values()):
         if rows and column not in columns:
@@ -101,7 +104,7 @@ def _csv(table: Table, path: Path, text: str) -> list[dict[str, str]]:
 def _json(table: Table, path: Path, text: str) -> list[dict[str, str]]:
     try:
         data = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{path}: not JSON: {error}") from error
     if isinstance(data, dict):
         data = [{table.key: key, **row} for key, row in data.items() if isinstance(row, dict)]

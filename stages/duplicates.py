@@ -21,9 +21,10 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from etl import geometry, nearby
-from etl.results import Result, table
+from etl.frames import REJECTED
+from etl.results import Result, open_part
 from stages.plan import Work
-from stages.select import Selection, places_of, rows_of
+from stages.select import SLICE, Selection, slices_of
 from stages.tables import by_batch
 
 AXES = (*geometry.AXES, "native")
@@ -63,7 +64,7 @@ class _Case:
 
 
 def images(
-    work: Work, results: list[Result], kept: pd.DataFrame, selection: Selection, splits: dict[tuple[str, str], str]
+    work: Work, results: list[Result], kept: pa.Table, selection: Selection, splits: dict[tuple[str, str], str]
 ) -> Images:
     """The images of a source that would be exported: those of `kept` regions that `selection` does not leave out."""
     cases: list[_Case] = []
@@ -74,11 +75,13 @@ def images(
             sketch = np.frombuffer(base64.b64decode(facts["seen"]["sketch"]), np.uint64)
             cases.append(_Case(facts["case"], case.subject, splits[work.slug, case.case], facts["native"],
                                tuple(facts["shape"]), sketch))  # fmt: skip
-    wanted = places_of(kept) - selection.left_out
+    wanted = slices_of(kept) - selection.left_out
     parts: list[pd.DataFrame] = []
     batches: list[Path] = []
     for members in by_batch(results).values():
-        rows = members[0].table("images", COLUMNS)
+        rows = open_part(members[0].batch, "images").read(COLUMNS, use_threads=False)
+        for place, name in enumerate(("case", "axis")):
+            rows = rows.set_column(place, name, rows[name].cast(pa.string()))
         own = pa.array([i["case"] for r in members for i in r.images], pa.string())
         frame = rows.filter(pc.is_in(rows["case"], own)).to_pandas()
         chosen = [row in wanted for row in frame[COLUMNS[:3]].itertuples(index=False, name=None)]
@@ -100,18 +103,17 @@ class Found:
 
     copies: dict[str, dict[tuple[str, str, int], tuple[str, str]]] = field(default_factory=lambda: defaultdict(dict))
 
-    def added(self, slug: str, selection: Selection, kept: pd.DataFrame) -> Selection:
+    def added(self, slug: str, selection: Selection, kept: pa.Table) -> Selection:
         """The selection of a source with its copies left out too."""
         copies = self.copies.get(slug, {})
         if not copies:
             return selection
-        rows = [(c, a, i, None, "export", "duplicate", f"{how} of {key}", None)
-                for (c, a, i), (how, key) in sorted(copies.items())]  # fmt: skip
-        counts = kept.groupby(["case", "axis", "slice_index"]).size()
-        regions = int(sum(counts[at] for at in copies))
-        left_out = selection.left_out | frozenset(copies)
-        return Selection(pd.concat([f for f in (selection.rows, rows_of(rows)) if len(f)]), left_out,
-                         selection.regions + regions)  # fmt: skip
+        rows = [{"case": c, "axis": a, "slice_index": i, "stage": "export", "reason": "duplicate",
+                 "detail": f"{how} of {key}"} for (c, a, i), (how, key) in sorted(copies.items())]  # fmt: skip
+        per_slice = kept.group_by(SLICE).aggregate([([], "count_all")]).to_pylist()
+        regions = sum(r["count_all"] for r in per_slice if (r["case"], r["axis"], r["slice_index"]) in copies)
+        table = pa.concat_tables([selection.rows, pa.Table.from_pylist(rows, REJECTED)])
+        return Selection(table, selection.left_out | frozenset(copies), selection.regions + regions)
 
     def counts(self) -> dict[str, dict[str, int]]:
         """How many images are which kind of copy, by source."""
@@ -284,5 +286,5 @@ def _joined(parts: list[NDArray[Any]], kind: Any) -> NDArray[Any]:
 @lru_cache(maxsize=4)
 def _pictures(batch: Path) -> dict[tuple[str, str, int], bytes]:
     """The encoded slices of a batch."""
-    rows = table(batch, "images", ["case", "axis", "slice_index", "png"]).to_pylist()
+    rows = open_part(batch, "images").read(["case", "axis", "slice_index", "png"], use_threads=False).to_pylist()
     return {(r["case"], r["axis"], r["slice_index"]): r["png"] for r in rows}

@@ -12,20 +12,23 @@ from etl.errors import Failure, UsageError
 from etl.labelmap import load_label_map, load_ontology
 from etl.manifest import Manifest
 from etl.progress import Progress
-from etl.records import ImageRecord
+from etl.records import Page
 from etl.yamlfile import suggestion
 from stages import books, duplicates, export, flags, plan, sizes, slice, tables
 from stages.plan import Options, Work
-from stages.records import Naming, kept_regions, records
-from stages.select import Selection, places_of, select
+from stages.records import Naming, pages
+from stages.select import SLICE, Selection, select, slices_of
 
 STAGES = ("fetch", "decode", "slice", "validate", "filter", "harmonize", "bbox", "export")
 PNG_LIMIT = 100_000
+NOT_FETCHED = (
+    "fetch has not run: nothing of these sources below {raw}; `medglip-etl stage fetch --source S --raw {raw}` first"
+)
 
 
 def build(chosen: list[Manifest], known: dict[str, Manifest], options: Options, *, named: bool) -> dict[str, Any]:
     """All stages for these sources; those without a single pair are left out unless they were `named`."""
-    works, faults = plan.plan(chosen, options)
+    works, faults = plan.plan(chosen, known, options)
     if not named:
         works = [w for w in works if w.units]
     if not works:
@@ -86,19 +89,20 @@ def run_export(works: list[Work], known: dict[str, Manifest], options: Options) 
     streams = []
     images = regions = 0
     for work, part in zip(works, parts, strict=True):
-        results, kept = work.results(options), kept_regions(work, options)
+        results, kept = work.results(options), tables.regions_of("bbox", work, options)
         selection = copies.added(work.slug, part.selection, kept)
         rows = books.quarantine(work, results, selection, options)
         books.write_quarantine(aside, work.slug, rows)
         ledger.add(work, results, part.done, selection, rows, options)
-        images += len(kept[["case", "axis", "slice_index"]].drop_duplicates()) - len(selection.left_out)
-        regions += len(kept) - selection.regions
         found = flags.flags(work, results, kept, part.names, options)
-        seen.add(work.slug, found, places_of(kept) - selection.left_out)
+        seen.add(work.slug, found, slices_of(kept) - selection.left_out)
         measured.add(work, results, part.names, kept, selection, rows, options)
-        streams.append(partial(_stream, work, part.names, split_of, selection.left_out, found, options))
+        images += len(kept.group_by(SLICE).aggregate([])) - len(selection.left_out)
+        regions += len(kept) - selection.regions
+        if len(kept) > selection.regions:
+            streams.append(partial(_stream, work, part.names, split_of, selection.left_out, found, options))
     stats = export.export(
-        lambda: (record for stream in streams for record in stream()),
+        (page for stream in streams for page in stream()),
         {w.slug: w.manifest for w in works}, load_ontology(*options.label_maps), options.out,
         png=images <= PNG_LIMIT if options.png is None else options.png,
         ledger=ledger.ledger(
@@ -127,7 +131,7 @@ class _Selected:
 def _selected(work: Work, split_of: dict[tuple[str, str], str], options: Options) -> _Selected:
     results, names = work.results(options), naming(work, options)
     done = tables.run(work, results, names.mapping, options)
-    kept = kept_regions(work, options)
+    kept = tables.regions_of("bbox", work, options)
     selection = select(work, kept, options)
     return _Selected(names, done, selection, duplicates.images(work, results, kept, selection, split_of))
 
@@ -149,13 +153,12 @@ def naming(work: Work, options: Options) -> Naming:
 
 
 def _stream(
-    work: Work, naming: Naming, split_of: dict[tuple[str, str], str], left_out: frozenset[Any], found: flags.Flags,
+    work: Work, naming: Naming, split_of: dict[tuple[str, str], str], left_out: frozenset[Any], flagged: flags.Flags,
     options: Options,
-) -> Iterator[ImageRecord]:
-    kept = kept_regions(work, options)
-    for record in records(work, work.results(options), kept, naming, splits=split_of, left_out=left_out):
-        record.flags = found.of(record.case, record.axis, record.slice_index)
-        yield record
+) -> Iterator[Page]:
+    kept, found = (tables.regions_of(stage, work, options) for stage in ("bbox", "validate"))
+    for page in pages(work, work.results(options), kept, found, naming, splits=split_of, left_out=left_out):
+        yield flagged.on(page)
 
 
 def forget(manifests: Iterable[Manifest], options: Options) -> None:
@@ -171,13 +174,11 @@ def run_stage(name: str, chosen: list[Manifest], known: dict[str, Manifest], opt
     Raises:
         Failure: an earlier stage has not run; says which.
     """
-    if name == "fetch":
-        raise Failure("fetch: these sources have no download yet; put their files below --raw")
     listed = {m.slug for m in chosen if plan.listing(m.slug, options.out).exists()}
-    works, faults = plan.plan(chosen, options)
+    works, faults = plan.plan(chosen, known, options)
     works = [w for w in works if w.units or w.rejected]
     if faults or not works:
-        raise Failure("\n".join(faults or [f"fetch has not run: nothing of these sources below {options.raw}"]))
+        raise Failure("\n".join(faults or [NOT_FETCHED.format(raw=options.raw)]))
     if name == "decode":
         return f"decode: {sum(len(w.units) for w in works)} cases, {sum(len(w.rejected) for w in works)} quarantined"
     _require(name, works, listed, options)

@@ -9,14 +9,17 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from etl import store
 from etl.records import Refused
-from etl.results import Result, table
+from etl.results import Result, open_part
+from stages.flags import plain
 from stages.plan import Options, Work
 from stages.records import Naming
 from stages.select import Selection
+from stages.tables import regions_of
 
 EDGES = np.sort(np.append(np.logspace(-5, 0, 21), 0.015)).round(8)  # of the area histograms, shares of the image
 PLACES = 12  # a heat map of boxes is PLACES x PLACES
@@ -44,11 +47,11 @@ class Sizes:
         self._refused: list[Refused] = []
 
     def add(
-        self, work: Work, results: list[Result], names: Naming, kept: pd.DataFrame, selection: Selection,
-        quarantine: pd.DataFrame, options: Options,
+        self, work: Work, results: list[Result], names: Naming, kept: pa.Table, selection: Selection,
+        quarantine: pa.Table, options: Options,
     ) -> None:
         """Enters one source: its regions `kept` by the stages, less those `selection` leaves out."""
-        found = pd.read_parquet(options.stage("validate", work.slug) / "regions.parquet")
+        found, kept = plain(regions_of("validate", work, options)), plain(kept)
         label_of = {raw: m.label for raw, m in names.mapping.items() if m.status == "approved" and m.label}
         found["label"] = found["raw_label"].map(label_of).fillna(found["raw_label"])
         out = pd.MultiIndex.from_frame(kept[["case", "axis", "slice_index"]]).isin(list(selection.left_out))
@@ -66,9 +69,10 @@ class Sizes:
             "redistribution": m.license.redistribution, "status": m.status, "pairs": len(work.cases),
             "images_without_mask": pairs["no_mask"], "masks_without_image": pairs["no_image"],
         }  # fmt: skip
-        reasons = quarantine["reason"].value_counts().sort_index()
+        refused: pd.DataFrame = quarantine.to_pandas()
+        reasons = refused["reason"].value_counts().sort_index()
         self._quarantine[work.slug] = {str(reason): int(n) for reason, n in reasons.items()}
-        self._refused += _pictures(work.slug, results, quarantine)
+        self._refused += _pictures(work.slug, results, refused)
 
     def _count(
         self, slug: str, found: pd.DataFrame, kept: pd.DataFrame, used: pd.DataFrame, options: Options
@@ -147,7 +151,7 @@ def _png(batch: Any, case: str, key: str) -> bytes | None:
     if batch is None:
         return None
     axis, index = key.rsplit("/", 2)[1:]
-    rows = table(batch, "images", ["case", "axis", "slice_index", "png"])
-    at = rows.select(["case", "axis", "slice_index"]).to_pandas()
+    rows = open_part(batch, "images").read(["case", "axis", "slice_index", "png"], use_threads=False)
+    at = plain(rows.select(["case", "axis", "slice_index"]))
     hit = at.index[(at["case"] == case) & (at["axis"] == axis) & (at["slice_index"] == int(index))]
     return bytes(rows["png"][int(hit[0])].as_py()) if len(hit) else None

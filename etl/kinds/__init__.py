@@ -25,7 +25,7 @@ __all__ = [
 KINDS: dict[str, Reader] = {
     "label_map": values.label_map,
     "binary": values.binary,
-    "file_per_label": values.file_per_label,
+    "file_per_label": dicom.file_per_label,
     "bitfield": values.bitfield,
     "color_map": pictures.color_map,
     "outline": pictures.outline,

@@ -20,6 +20,7 @@ from etl import shapes
 from etl.errors import ItemError
 from etl.kinds.layers import Annotation, Grid, Mask
 from etl.kinds.objects import Drawn, flat_size, placed, read_text, require_size
+from etl.privacy import message
 from etl.raster import unreadable
 from etl.regions import Found
 from etl.shapes import Size
@@ -161,7 +162,7 @@ def _read_coco(path: Path, columns: Mapping[str, str]) -> Listing:
                 what = (node.get("segmentation"), node.get("bbox"))
                 entries[image].objects.append((classes.get(number, f"category {number}"), what))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise unreadable(path, f"no COCO JSON of instances: {type(error).__name__} {error}") from error
+        raise unreadable(path, f"no COCO JSON of instances: {type(error).__name__} {message(error)}") from error
     return Listing(entries, _coco_shape)
 
 
@@ -174,7 +175,7 @@ def _coco_shape(what: Any, size: Size) -> Found:
             return shapes.polygons(segmentation, size)
         x, y, width, height = (float(v) for v in box)
     except (TypeError, ValueError) as error:
-        raise ItemError("unreadable", f"neither a segmentation nor a box of four numbers ({error})") from error
+        raise ItemError("unreadable", f"neither a segmentation nor a box of four numbers ({message(error)})") from error
     return shapes.box(x, y, x + width, y + height, size)
 
 
