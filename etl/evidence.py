@@ -27,6 +27,7 @@ PLANES = 3  # planes an axis that are compared, those with most of the annotatio
 REACH = 0.2  # largest shift looked for, of a side
 CT_RANGE = (-160.0, 240.0)  # Hounsfield units in which edges of CT are looked for
 SPECK = 4  # pixels of a part that is hardly one
+AIR = -930.0  # Hounsfield units around a patient; lungs are above
 MANY = 1024  # distinct values that count as many
 
 
@@ -52,7 +53,7 @@ def _values(array: Array, modality: str, colour: bool) -> dict[str, Any]:
     values above the least that equal their neighbour, `extremes`: share within 4 % of the least or the greatest,
     `finite`; of CT also the shares of `air` (under -800) and `tissue` (-200 to 200).
     """
-    grey = hashes.grey(array) if colour else array
+    grey = hashes.grey(array) if colour else np.atleast_2d(np.squeeze(array))
     if grey.ndim == 3 and colour:
         grey = grey.max(axis=2)
     step = max(1, round((grey.size / SAMPLE) ** (1 / grey.ndim)))
@@ -168,6 +169,8 @@ def _prepared(
     step = max(1, -(-max(shown.shape) // LOOK))
     low, high = np.percentile(shown, (1, 99)) if window is None else window
     small = _means(np.clip(shown, low, high), step)
+    around = small if window is None else _means(shown, step)
+    air = AIR if window else float(small.min()) + 0.1 * float(small.max() - small.min())
     gradient = np.hypot(ndimage.sobel(small, 0), ndimage.sobel(small, 1))
     top = np.percentile(gradient, 98)
     marked = np.zeros(shown.shape, bool)
@@ -175,7 +178,7 @@ def _prepared(
     for plane in labels:
         marked |= plane != 0
         lines += _means(_outline(plane).astype(np.float32), step)
-    return np.clip(gradient, 0, top if top > 0 else 1), lines, _means(marked.astype(np.float32), step), _body(small)
+    return np.clip(gradient, 0, top if top > 0 else 1), lines, _means(marked.astype(np.float32), step), _body(around, air)
 
 
 def _specks(plane: Array) -> int:
@@ -198,10 +201,9 @@ def _outline(plane: Array) -> Array:
     return out
 
 
-def _body(small: Array) -> Array:
-    """1 where there is something: not the darkest tenth of the range, as far as that reaches in from the border."""
-    low, high = float(small.min()), float(small.max())
-    dark = np.pad(small <= low + 0.1 * (high - low), 1, constant_values=True)
+def _body(small: Array, air: float) -> Array:
+    """1 where there is something: not `air` or darker, as far as that reaches in from the border."""
+    dark = np.pad(small <= air, 1, constant_values=True)
     parts, _ = ndimage.label(dark)
     return np.asarray(parts[1:-1, 1:-1] != parts[0, 0], np.float32)
 

@@ -165,7 +165,10 @@ def _tinted(picture: Image.Image, region: dict[str, Any], size: tuple[int, int])
     """The picture with the region's mask a quarter in its colour and its outline wholly."""
     if region["rle"] is None:
         return picture
-    mask = coco_mask.decode({"size": list(size), "counts": region["rle"].encode()})
+    try:
+        mask = coco_mask.decode({"size": list(size), "counts": region["rle"].encode()})
+    except ValueError:  # a dataset of others with other run lengths: its box is drawn all the same
+        return picture
     small = np.asarray(Image.fromarray(mask * 255).resize(picture.size, Image.Resampling.BOX)) > 127
     edge = small & ~ndimage.binary_erosion(small)
     paint = np.array(Image.new("RGB", (1, 1), color(region["label_id"]))).reshape(3).astype(np.float32)

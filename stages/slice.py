@@ -16,7 +16,7 @@ from etl.manifest import Manifest
 from etl.results import BatchWriter
 
 HEADERS = (".mhd", ".hdr", ".nhdr", ".hdr.gz")
-VERSION = 5
+VERSION = 6
 
 
 @dataclass(frozen=True, slots=True)
