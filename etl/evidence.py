@@ -178,7 +178,8 @@ def _prepared(
     for plane in labels:
         marked |= plane != 0
         lines += _means(_outline(plane).astype(np.float32), step)
-    return np.clip(gradient, 0, top if top > 0 else 1), lines, _means(marked.astype(np.float32), step), _body(around, air)
+    edges = np.clip(gradient, 0, top if top > 0 else 1)
+    return edges, lines, _means(marked.astype(np.float32), step), _body(around, air)
 
 
 def _specks(plane: Array) -> int:

@@ -116,6 +116,12 @@ def test_each_planted_fault_is_found(spoilt: Path, name: str) -> None:
     assert where == {PLANTED[name][1]}
 
 
+def test_every_check_is_written_down() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "quality.md").read_text()
+    for name, c in CHECKS.items():
+        assert f"| `{name}` | {c.tier} | {c.level} | {c.rule} | {c.threshold:g} |" in page
+
+
 def test_flags_are_in_the_shards(spoilt: Path) -> None:
     rows = pd.concat(pd.read_parquet(p, columns=["source", "case", "flags"])
                      for p in (spoilt / "dataset" / "shards").rglob("*.parquet"))  # fmt: skip
