@@ -112,8 +112,8 @@ def copied(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for n in seeds:
             shape = (150, 180)
             lossy = slug == "small_2d" and n > 0
-            shown = Image.open(io.BytesIO(encoded(picture(n), "JPEG" if lossy else "PNG")))
-            shown.save(raw / slug / "images" / f"p{n}.png")
+            data = encoded(picture(n), "JPEG", quality=85) if lossy else encoded(picture(n))
+            Image.open(io.BytesIO(data)).save(raw / slug / "images" / f"p{n}.png")
             half = np.zeros(shape, np.uint8)
             half[40:100, 50:120] = 255
             Image.fromarray(half).save(raw / slug / "labels" / f"p{n}.png")
