@@ -24,7 +24,7 @@ Kind = Literal[
     "mat", "npy",
 ]  # fmt: skip
 Column = Literal["image", "label", "xmin", "ymin", "xmax", "ymax", "x", "y", "width", "height", "rle", "polygons"]
-Fact = Literal["subject", "split", "sex", "age", "diagnosis", "license"]
+Fact = Literal["subject", "split", "sex", "age", "diagnosis", "license", "scanner", "contrast_phase"]
 
 OPTIONS: dict[str, frozenset[str]] = {
     "threshold": frozenset({"binary", "file_per_label", "outline", "multipage", "dicom_seg"}),

@@ -1,7 +1,7 @@
 """What `export` is given: pages of images in key order with their regions, and the books of the stages before it."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,8 @@ IMAGES = pa.schema(
      ("axis", NAME), ("slice_index", pa.int32()), ("width", pa.int32()), ("height", pa.int32()),
      ("spacing", pa.list_(pa.float32())), ("png", pa.binary()), ("license", NAME), ("redistribution", NAME),
      ("annotated_label_ids", LABEL_IDS), ("neg_label_ids", LABEL_IDS), ("not_exhaustive_label_ids", LABEL_IDS),
-     ("sex", NAME), ("age", NAME), ("diagnosis", NAME)]
+     ("sex", NAME), ("age", NAME), ("diagnosis", NAME), ("scanner", NAME), ("contrast_phase", NAME),
+      ("flags", pa.list_(pa.string()))]
 )  # fmt: skip
 # `image` is the row of the image in its page, the box is in pixels, `rle` COCO run lengths, null for a given box.
 REGIONS = pa.schema(
@@ -90,6 +91,24 @@ def id_matrix(lists: pa.ChunkedArray, width: int) -> npt.NDArray[np.bool_]:
     return present
 
 
+REFUSED = pa.schema([(n, pa.string()) for n in ("reason", "key", "detail")] + [("png", pa.binary())])
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A picture that went to quarantine, and why."""
+
+    reason: str
+    key: str
+    detail: str
+    png: bytes
+
+    @staticmethod
+    def table(rows: list["Refused"]) -> pa.Table:
+        """These pictures as a table."""
+        return pa.Table.from_pylist([asdict(row) for row in rows], REFUSED)
+
+
 @dataclass(slots=True)
 class Ledger:
     """The books of all stages, as `stats.json` shows them."""
@@ -97,3 +116,4 @@ class Ledger:
     books: dict[str, Any] = field(default_factory=dict)
     too_small: dict[str, dict[str, int]] = field(default_factory=dict)
     extra: dict[str, Any] = field(default_factory=dict)
+    refused: list[Refused] = field(default_factory=list)

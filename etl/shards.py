@@ -58,6 +58,9 @@ COLUMNS: list[tuple[str, pa.DataType]] = [
     ("sex", pa.string()),
     ("age", pa.string()),
     ("diagnosis", pa.string()),
+    ("scanner", pa.string()),
+    ("contrast_phase", pa.string()),
+    ("flags", pa.list_(pa.string())),
     ("regions", pa.list_(REGION)),
 ]
 

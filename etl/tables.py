@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from etl.clinical import harmonised
 from etl.errors import UsageError
 from etl.manifest import SplitList, Table
 from etl.yamlfile import suggestion
@@ -76,9 +77,12 @@ def _facts(table: Table, row: dict[str, str]) -> dict[str, str]:
     facts = {}
     for fact, column in table.columns.items():
         given = row.get(column, "").strip()
-        value = (table.values.get(fact, {}).get(given, given) or "").strip()
+        said = table.values.get(fact, {})
+        value = (said.get(given, given) or "").strip()
         if value.lower() in _UNKNOWN:
             continue
+        if given not in said:
+            value = harmonised(fact, value)
         if fact == "split" and value not in ("train", "val", "test"):
             raise UsageError(
                 f"{table.file}: the split '{value}' is none of train, val, test; "

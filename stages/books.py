@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from etl import store
 from etl.errors import Failure
 from etl.frames import QUARANTINE, REJECTED
-from etl.records import Ledger
+from etl.records import Ledger, Refused
 from etl.results import Result
 from stages.plan import Options, Work
 from stages.select import Selection
@@ -90,7 +90,7 @@ class Books:
             for label, n in counts(raw).items():
                 self.too_small.setdefault(label, {"kept": 0, "dropped": 0})[what] += n
 
-    def ledger(self, exported: int, extra: dict[str, Any]) -> Ledger:
+    def ledger(self, exported: int, extra: dict[str, Any], refused: list[Refused]) -> Ledger:
         """The balanced books, given how many regions were written.
 
         Raises:
@@ -102,7 +102,8 @@ class Books:
                 raise Failure(f"the books of {stage} do not balance: {book}")
         small = dict(sorted(self.too_small.items()))
         extra = {**extra, "mask_grid_nearest": dict(sorted(self.resampled.items()))}
-        return Ledger(books={"cases": self.cases, "regions": self.regions}, too_small=small, extra=extra)
+        return Ledger(books={"cases": self.cases, "regions": self.regions}, too_small=small, extra=extra,
+                      refused=refused)
 
 
 def _enter(books: dict[str, Book], stage: str, book: Book) -> None:

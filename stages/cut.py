@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from etl import geometry, intensity, isolate, png, privacy
+from etl import evidence, geometry, hashes, intensity, isolate, png, privacy
 from etl.case import Loaded, load
 from etl.errors import ItemError
 from etl.kinds import Layer
@@ -83,8 +83,9 @@ def _cut(loaded: Loaded, batch: Batch, found: list[Any], emit: Emit, rejected: l
             seen["background"] += not rows
             found.extend(rows)
             if any(r["defined"] and r["area"] >= batch.encode_from * r["width"] * r["height"] for r in rows):
+                pixels = image.pixels(axis, index)
                 emit({"case": loaded.case, "axis": axis, "slice_index": index,
-                      "png": png.encode(image.pixels(axis, index))})
+                      "png": png.encode(pixels), **hashes.of(pixels)})
     rejected.extend(
         {"case": loaded.case, "axis": None, "raw_label": lost.name, "stage": "slice", "reason": lost.reason,
          "detail": lost.detail}
@@ -94,6 +95,7 @@ def _cut(loaded: Loaded, batch: Batch, found: list[Any], emit: Emit, rejected: l
         rejected.append(reject(loaded.case, ItemError("empty_mask", "no pixel of the annotation is set")))
     return {
         "case": loaded.case, "slices": seen["slices"], "background": seen["background"],
+        "seen": evidence.seen(loaded, batch.manifest.modality),
         "spacing": loaded.spacing, "tilt": round(loaded.tilt, 4), "native": loaded.native,
         "affine": None if loaded.affine is None else np.asarray(loaded.affine, float).tolist(),
         "shape": list(loaded.frames[0].shape if loaded.volume is None else loaded.volume.shape),

@@ -19,13 +19,13 @@ from etl.coco import CocoWriter
 from etl.errors import Failure
 from etl.frames import by_name
 from etl.grounding import GroundingWriter, with_captions
-from etl.htmlreport import ContactSheet
-from etl.htmlreport import page as html_page
 from etl.jsontext import joined
 from etl.labelmap import Ontology
-from etl.labeltable import LabelTable, label_table
+from etl.labeltable import label_table
 from etl.manifest import Manifest
-from etl.records import SPLITS, Ledger, Page
+from etl.records import SPLITS, Ledger, Page, Refused
+from etl.report import page as html_page
+from etl.samples import Samples, samples_of
 from etl.shards import ShardWriter
 from etl.stats import Tally
 
@@ -75,7 +75,7 @@ def export(
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
     labels = label_table(ontology)
-    tally, sheet = Tally(labels), ContactSheet()
+    tally, sheet = Tally(labels), Samples()
     status = {slug: manifest.status for slug, manifest in manifests.items()}
     with (
         closing(CocoWriter(fresh / "annotations", ontology, labels)) as coco,
@@ -85,7 +85,7 @@ def export(
     ):
         for page in ahead(numbered(pages)):
             tally.add(page, status)
-            sheet.add(page)
+            sheet.add(samples_of(page, labels))
             for split, part in coco.number_licenses(page).by_split():
                 for _ in pool.map(lambda writer, split=split, part=part: writer.add(split, part),
                                   (coco, grounding, shards)):
@@ -93,7 +93,7 @@ def export(
             if png:
                 write_images(fresh / "images", page)
     stats = tally.result(ledger)
-    write_pages(fresh, stats, manifests, sheet, labels)
+    write_pages(fresh, stats, manifests, sheet, ledger.refused)
     swap(fresh, final)
     return stats
 
@@ -167,16 +167,17 @@ def write_png(path: Path, data: bytes) -> None:
 
 
 def write_pages(
-    folder: Path, stats: dict[str, Any], manifests: Mapping[str, Manifest], sheet: ContactSheet, labels: LabelTable
+    folder: Path, stats: dict[str, Any], manifests: Mapping[str, Manifest], sheet: Samples, refused: list[Refused]
 ) -> None:
     """Writes the numbers, the dataset card, its Croissant description and the report."""
     options = orjson.OPT_SORT_KEYS | orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS
     used = [manifests[slug] for slug in sorted(stats["by"]["source"]) if slug in manifests]
-    (folder / "stats.json").write_bytes(orjson.dumps(stats, option=options))
+    text = orjson.dumps(stats, option=options)
+    (folder / "stats.json").write_bytes(text)
     (folder / "README.md").write_text(readme(stats, used), encoding="utf-8")
     (folder / "croissant.json").write_bytes(orjson.dumps(croissant(stats, used, folder), option=options))
     (folder / "report").mkdir()
-    (folder / "report" / "index.html").write_text(html_page(stats, used, sheet, labels), encoding="utf-8")
+    (folder / "report" / "index.html").write_text(html_page(orjson.loads(text), sheet, refused), encoding="utf-8")
 
 
 def recover(folder: Path) -> None:

@@ -3,6 +3,7 @@
 import shutil
 import sys
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -13,10 +14,10 @@ from etl.manifest import Manifest
 from etl.progress import Progress
 from etl.records import Page
 from etl.yamlfile import suggestion
-from stages import books, export, plan, slice, tables
+from stages import books, duplicates, export, flags, plan, sizes, slice, tables
 from stages.plan import Options, Work
 from stages.records import Naming, pages
-from stages.select import SLICE, select
+from stages.select import SLICE, Selection, select, slices_of
 
 STAGES = ("fetch", "decode", "slice", "validate", "filter", "harmonize", "bbox", "export")
 PNG_LIMIT = 100_000
@@ -81,26 +82,33 @@ def run_export(works: list[Work], known: dict[str, Manifest], options: Options) 
     aside = folder.with_name("quarantine.tmp")
     export.recover(folder)
     shutil.rmtree(aside, ignore_errors=True)
-    ledger = books.Books()
+    works = sorted(works, key=lambda w: w.slug + "/")
+    parts = [_selected(work, split_of, options) for work in works]
+    copies = duplicates.find(part.images for part in parts)
+    ledger, seen, measured = books.Books(), flags.Summary(), sizes.Sizes()
     streams = []
     images = regions = 0
-    for work in sorted(works, key=lambda w: w.slug + "/"):
-        results = work.results(options)
-        names = naming(work, options)
-        done = tables.run(work, results, names.mapping, options)
-        kept = tables.regions_of("bbox", work, options)
-        selection = select(work, kept, options)
+    for work, part in zip(works, parts, strict=True):
+        results, kept = work.results(options), tables.regions_of("bbox", work, options)
+        selection = copies.added(work.slug, part.selection, kept)
         rows = books.quarantine(work, results, selection, options)
         books.write_quarantine(aside, work.slug, rows)
-        ledger.add(work, results, done, selection, rows, options)
+        ledger.add(work, results, part.done, selection, rows, options)
+        found = flags.flags(work, results, kept, part.names, options)
+        seen.add(work.slug, found, slices_of(kept) - selection.left_out)
+        measured.add(work, results, part.names, kept, selection, rows, options)
         images += len(kept.group_by(SLICE).aggregate([])) - len(selection.left_out)
         regions += len(kept) - selection.regions
         if len(kept) > selection.regions:
-            streams.append(partial(_stream, work, names, split_of, selection.left_out, options))
+            streams.append(partial(_stream, work, part.names, split_of, selection.left_out, found, options))
     stats = export.export(
         (page for stream in streams for page in stream()),
         {w.slug: w.manifest for w in works}, load_ontology(*options.label_maps), options.out,
-        png=images <= PNG_LIMIT if options.png is None else options.png, ledger=ledger.ledger(regions, {}),
+        png=images <= PNG_LIMIT if options.png is None else options.png,
+        ledger=ledger.ledger(
+            regions, measured.result(options) | {"duplicates": copies.counts(), "flags": seen.result()},
+            measured.refused(options),
+        ),
     )  # fmt: skip
     export.swap(aside, folder)
     if stats["regions"] != regions:
@@ -108,6 +116,24 @@ def run_export(works: list[Work], known: dict[str, Manifest], options: Options) 
     if not stats["images"]:
         raise Failure("no image came out of this build; `medglip-etl quarantine OUT` says why")
     return stats
+
+
+@dataclass(frozen=True, slots=True)
+class _Selected:
+    """What the table stages made of a source: its books, and the images that would go into the dataset."""
+
+    names: Naming
+    done: dict[str, dict[str, int]]
+    selection: Selection
+    images: duplicates.Images
+
+
+def _selected(work: Work, split_of: dict[tuple[str, str], str], options: Options) -> _Selected:
+    results, names = work.results(options), naming(work, options)
+    done = tables.run(work, results, names.mapping, options)
+    kept = tables.regions_of("bbox", work, options)
+    selection = select(work, kept, options)
+    return _Selected(names, done, selection, duplicates.images(work, results, kept, selection, split_of))
 
 
 def naming(work: Work, options: Options) -> Naming:
@@ -127,10 +153,12 @@ def naming(work: Work, options: Options) -> Naming:
 
 
 def _stream(
-    work: Work, naming: Naming, split_of: dict[tuple[str, str], str], left_out: frozenset[Any], options: Options
+    work: Work, naming: Naming, split_of: dict[tuple[str, str], str], left_out: frozenset[Any], flagged: flags.Flags,
+    options: Options,
 ) -> Iterator[Page]:
     kept, found = (tables.regions_of(stage, work, options) for stage in ("bbox", "validate"))
-    yield from pages(work, work.results(options), kept, found, naming, splits=split_of, left_out=left_out)
+    for page in pages(work, work.results(options), kept, found, naming, splits=split_of, left_out=left_out):
+        yield flagged.on(page)
 
 
 def forget(manifests: Iterable[Manifest], options: Options) -> None:

@@ -29,7 +29,7 @@ Flags = npt.NDArray[np.bool_]  # (rows, label ids)
 PAGE_IMAGES = 8192
 PAGE_BYTES = 64 * 2**20
 AXES = sorted((*geometry.AXES, "native"))
-FACTS = ("sex", "age", "diagnosis")
+FACTS = ("sex", "age", "diagnosis", "scanner", "contrast_phase")
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,6 +234,7 @@ def _images(here: pa.Table, cases: _Cases, labels: tuple[Flags, Flags], manifest
         "spacing": _spacing(cases.spacing[case], axis.to_numpy(zero_copy_only=False)),
         "annotated_label_ids": id_lists(annotated), "neg_label_ids": id_lists(annotated & ~present),
         "not_exhaustive_label_ids": id_lists(partial),
+        "flags": pa.nulls(len(here), pa.list_(pa.string())),
     })  # fmt: skip
 
 

@@ -37,6 +37,11 @@ def select(work: Work, kept: pa.Table, options: Options) -> Selection:
     return Selection(rows, _keys(few), pc.sum(few["count_all"]).as_py() or 0)
 
 
+def slices_of(regions: pa.Table) -> frozenset[Slice]:
+    """The images that these regions lie on."""
+    return _keys(regions.group_by(SLICE).aggregate([]))
+
+
 def _keys(slices: pa.Table) -> frozenset[Slice]:
     return frozenset(zip(*(slices[name].to_pylist() for name in SLICE), strict=True))
 

@@ -53,6 +53,9 @@ class ImageRecord:
     sex: str | None = None
     age: str | None = None
     diagnosis: str | None = None
+    scanner: str | None = None
+    contrast_phase: str | None = None
+    flags: list[str] = field(default_factory=list)
     regions: list[RegionRecord] = field(default_factory=list)
 
 

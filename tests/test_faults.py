@@ -70,7 +70,7 @@ def test_each_fault_has_its_reason(tmp_path: Path) -> None:
     settings(tmp_path, "skin", "dermoscopy", "png", "binary")
     ct, skin = tmp_path / "raw" / "ct", tmp_path / "raw" / "skin"
     for name in ("good", "truncated", "other_shape", "empty", "undefined", "zero_bytes", "not_gzip"):
-        volume(ct, name)
+        volume(ct, name, seed=len(name))
     cut = ct / "images" / "truncated.nii.gz"
     cut.write_bytes(cut.read_bytes()[:-2000])
     (ct / "images" / "zero_bytes.nii.gz").write_bytes(b"")
