@@ -84,7 +84,7 @@ def images(
             rows = rows.set_column(place, name, rows[name].cast(pa.string()))
         own = pa.array([i["case"] for r in members for i in r.images], pa.string())
         frame = rows.filter(pc.is_in(rows["case"], own)).to_pandas()
-        chosen = [row in wanted for row in frame[COLUMNS[:3]].itertuples(index=False, name=None)]
+        chosen = np.array([row in wanted for row in frame[COLUMNS[:3]].itertuples(index=False, name=None)], bool)
         parts.append(frame[chosen].assign(batch=len(batches)))
         batches.append(members[0].batch)
     frame = pd.concat(parts) if parts else pd.DataFrame(columns=[*COLUMNS, "batch"])
