@@ -234,6 +234,15 @@ IDS = st.lists(st.integers(1, 4), unique=True, max_size=4).map(sorted)
 BOX = st.tuples(st.integers(0, 30), st.integers(0, 20), st.integers(1, 30), st.integers(1, 20))
 
 
+def counts_of(box: tuple[int, int, int, int]) -> str:
+    """Run lengths of a box on a picture of 48 x 64: others would be read beyond its end by pycocotools."""
+    x, y, width, height = box
+    mask = np.zeros((48, 64), np.uint8, order="F")
+    mask[y : y + height, x : x + width] = 1
+    text: str = rle.encode(mask)["counts"].decode()
+    return text
+
+
 @st.composite
 def drawn_regions(draw: st.DrawFn, image_key: str) -> list[RegionRecord]:
     found = draw(st.lists(st.tuples(st.integers(1, 4), TEXT, BOX), min_size=1, max_size=5))
@@ -242,7 +251,7 @@ def drawn_regions(draw: st.DrawFn, image_key: str) -> list[RegionRecord]:
         area = draw(st.integers(1, 3072))
         key = f"{image_key}/{raw}/{len(made)}"
         made[key] = RegionRecord(key, LABELS[label_id - 1][1], raw, box, area, area / 3072,
-                                 draw(st.none() | TEXT), draw(st.booleans()))  # fmt: skip
+                                 draw(st.none() | st.just(counts_of(box))), draw(st.booleans()))  # fmt: skip
     return list(made.values())
 
 
