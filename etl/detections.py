@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +23,15 @@ class Truth:
 
     `image`, `category`: (n,) numbers; `box`: (n, 4) x, y, width, height in pixels; `area`: (n,) pixels;
     `crowd`: (n,) bool. `negative` and `not_exhaustive` are sorted cells `image * len(categories) + category`,
-    None where the file does not say (LVIS, arXiv:1908.03195, section 3).
+    None where the file does not say (LVIS, arXiv:1908.03195, section 3). `groupings`: what categories are counted
+    together by, with the name for each category.
     """
 
     name: str
     digest: str
     images: list[dict[str, Any]]
     categories: list[dict[str, Any]]
-    body_regions: dict[str, str]
+    groupings: dict[str, list[str]]
     image: Ints
     category: Ints
     box: Floats
@@ -75,8 +76,34 @@ def read_json(path: Path) -> tuple[Any, str]:
         raise UsageError(f"{path}: not JSON: {error}") from error
 
 
-def read_truth(path: Path, body_regions: dict[str, str] | None = None) -> Truth:
-    """The ground truth of a COCO file; `body_regions` maps supercategories, where they are known to be categories.
+def read_dataset(out: Path, split: str, level: str) -> Truth:
+    """The ground truth of a built dataset; `level` is category or label.
+
+    `digest` is the dataset's: over all of its `annotations/*.json`.
+    """
+    folder = out / "dataset" / "annotations"
+    names = sorted(path.name for path in folder.glob("*.json"))
+    if not names:
+        raise UsageError(f"{folder}: no annotations; `medglip-etl build` writes them")
+    if f"{split}.json" not in names:
+        raise UsageError(f"{folder}: no split {split}; there are {', '.join(n for n in names if n.count('.') == 1)}")
+    regions = {c["name"]: c["supercategory"] for c in read_json(folder / f"{split}.json")[0]["categories"]}
+    truth = read_truth(folder / (f"{split}.json" if level == "category" else f"{split}.labels.json"))
+    leaf, above = truth.groupings["category"], truth.groupings["supercategory"]
+    groupings = {"category": leaf, "body_region": above}
+    if level == "label":
+        groupings = {"label": leaf, "category": above, "body_region": [regions[name] for name in above]}
+    return replace(truth, groupings=groupings, digest=fingerprint(folder / name for name in names))
+
+
+def fingerprint(paths: Iterable[Path]) -> str:
+    """One SHA-256 of several files: their names and contents."""
+    parts = [f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}\n" for path in paths]
+    return hashlib.sha256("".join(parts).encode()).hexdigest()
+
+
+def read_truth(path: Path) -> Truth:
+    """The ground truth of a COCO file.
 
     Raises UsageError where the file is no COCO ground truth or contradicts itself.
     """
@@ -94,10 +121,17 @@ def read_truth(path: Path, body_regions: dict[str, str] | None = None) -> Truth:
     crowd = np.array([bool(r.get("iscrowd")) for r in rows], bool)
     order = np.argsort(image * len(categories) + category, kind="stable")
     return Truth(
-        path.name, digest, images, categories, body_regions or {},
+        path.name, digest, images, categories, _groupings(categories),
         *(part[order] for part in (image, category, box, area, crowd)),
         _cells(path, images, "neg_category_ids", category_at), _cells(path, images, "not_exhaustive_category_ids", category_at),
     )  # fmt: skip
+
+
+def _groupings(categories: Sequence[dict[str, Any]]) -> dict[str, list[str]]:
+    names = [str(category.get("name", category["id"])) for category in categories]
+    unique = [n if names.count(n) == 1 else f"{n} ({c['id']})" for n, c in zip(names, categories, strict=True)]
+    above = [str(category.get("supercategory") or "none") for category in categories]
+    return {"category": unique, "supercategory": above}
 
 
 def read_results(path: Path, truth: Truth) -> Detections:

@@ -3,7 +3,6 @@
 # mypy: disable-error-code="untyped-decorator"
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numba import njit
@@ -57,32 +56,48 @@ def ranked(truth: Truth, matches: Matches) -> Ranked:
                   np.ascontiguousarray(matches.bad[:, order]), truth.image, truth.category, matches.counted)  # fmt: skip
 
 
-def curves(table: Ranked, weights: Ints, *, area: int = 0, most: int = MOST) -> tuple[Floats, Floats]:
-    """Precision (categories, thresholds, 101 recalls) and final recall (categories, thresholds).
-
-    `weights`: (images,) how often each image counts. NaN where a category has no box. Precision at a recall is the
-    best at that or a higher one, as in `COCOeval.accumulate`.
-    """
+def boxes_of(table: Ranked, weights: Ints, area: int = 0) -> Ints:
+    """(categories,) how many boxes there are to find."""
     counted = table.counted[area]
-    count = len(table.starts) - 1
-    mine = table.box_category[counted]
-    boxes = np.bincount(mine, weights[table.box_image[counted]], count).astype(np.int64)
-    precision = np.full((count, len(THRESHOLDS), len(RECALLS)), np.nan)
-    recall = np.full(precision.shape[:2], np.nan)
+    found = np.bincount(table.box_category[counted], weights[table.box_image[counted]], len(table.starts) - 1)
+    return found.astype(np.int64)
+
+
+def curves(table: Ranked, weights: Ints) -> Floats:
+    """Precision (categories, thresholds, 101 recalls); NaN where a category has no box.
+
+    `weights`: (images,) how often each image counts. Precision at a recall is the best at that or a higher one, as
+    in `COCOeval.accumulate`.
+    """
+    boxes = boxes_of(table, weights)
+    precision = np.full((len(boxes), len(THRESHOLDS), len(RECALLS)), np.nan)
+    both = np.full((2, len(boxes), len(THRESHOLDS)), np.nan)
+    _accumulate(table.starts, table.image, table.rank, table.good[0], table.bad[0], weights, boxes, MOST, RECALLS,
+                both[0], both[1], precision)  # fmt: skip
+    return precision
+
+
+def scores(table: Ranked, weights: Ints, *, area: int = 0, most: int = MOST) -> tuple[Floats, Floats]:
+    """Average precision and final recall, both (categories, thresholds); NaN where a category has no box."""
+    boxes = boxes_of(table, weights, area)
+    both = np.full((2, len(boxes), len(THRESHOLDS)), np.nan)
     _accumulate(table.starts, table.image, table.rank, table.good[area], table.bad[area], weights, boxes, most, RECALLS,
-                precision, recall)  # fmt: skip
-    return precision, recall
+                both[0], both[1], np.empty((0, 0, 0)))  # fmt: skip
+    return both[0], both[1]
 
 
 @njit(cache=True, nogil=True)
-def _accumulate(starts, image, rank, good, bad, weights, boxes, most, recalls, precision, recall):  # type: ignore[no-untyped-def]
-    thresholds, points = precision.shape[1], len(recalls)
+def _accumulate(  # type: ignore[no-untyped-def]
+    starts, image, rank, good, bad, weights, boxes, most, recalls, average, recall, precision
+):
+    thresholds, points = average.shape[1], len(recalls)
+    right, wrong = np.empty(thresholds), np.empty(thresholds)
+    reached = np.empty(thresholds, np.int64)
+    best = np.empty((thresholds, points + 1))  # [n]: the best precision while n recalls are reached
     for k in range(len(boxes)):
         if boxes[k] == 0:
             continue
-        right, wrong = np.zeros(thresholds), np.zeros(thresholds)
-        reached = np.zeros(thresholds, np.int64)
-        best = np.zeros((thresholds, points + 1))  # [n]: the best precision while n recalls are reached
+        right[:], wrong[:], reached[:], best[:] = 0, 0, 0, 0
         for d in range(starts[k], starts[k + 1]):
             weight = weights[image[d]]
             if weight == 0 or rank[d] >= most:
@@ -99,26 +114,27 @@ def _accumulate(starts, image, rank, good, bad, weights, boxes, most, recalls, p
                     best[t, reached[t]] = max(best[t, reached[t]], now)
         for t in range(thresholds):
             recall[k, t] = right[t] / boxes[k]
-            top = 0.0
+            top, total = 0.0, 0.0
             for r in range(points - 1, -1, -1):
                 top = max(top, best[t, r + 1])
-                precision[k, t, r] = top
+                total += top
+                if len(precision):
+                    precision[k, t, r] = top
+            average[k, t] = total / points
 
 
 def measured(table: Ranked, weights: Ints) -> Floats:
     """(metrics, categories) METRICS; NaN where a category has no box of that area."""
-    precision, recall = curves(table, weights)
-    mean = precision.mean(axis=(1, 2))
-    small, medium, large = (curves(table, weights, area=n) for n in (1, 2, 3))
+    average, recall = scores(table, weights)
+    areas = [scores(table, weights, area=n) for n in (1, 2, 3)]
     return np.array([
-        mean, precision[:, AT_50].mean(axis=1), precision[:, AT_75].mean(axis=1),
-        *(p.mean(axis=(1, 2)) for p, _ in (small, medium, large)),
-        *(curves(table, weights, most=n)[1].mean(axis=1) for n in (1, 10)), recall.mean(axis=1),
-        *(r.mean(axis=1) for _, r in (small, medium, large)),
+        average.mean(axis=1), average[:, AT_50], average[:, AT_75], *(a.mean(axis=1) for a, _ in areas),
+        *(scores(table, weights, most=n)[1].mean(axis=1) for n in (1, 10)), recall.mean(axis=1),
+        *(r.mean(axis=1) for _, r in areas),
     ])  # fmt: skip
 
 
-def averaged(values: Any, categories: Ints) -> Floats:
+def averaged(values: Floats, categories: Ints) -> Floats:
     """(metrics,) the mean over those of the categories that have boxes; NaN without any."""
     mine = values[:, categories]
     there = ~np.isnan(mine)
