@@ -60,8 +60,10 @@ class Detections:
 
     def take(self, chosen: NDArray[np.bool_]) -> "Detections":
         """The chosen ones; ranks stay as they are."""
-        parts = (self.image, self.category, self.box, self.score, self.rank)
-        return Detections(self.name, self.digest, *(part[chosen] for part in parts), self.duplicates)
+        return replace(
+            self, image=self.image[chosen], category=self.category[chosen], box=self.box[chosen],
+            score=self.score[chosen], rank=self.rank[chosen],
+        )  # fmt: skip
 
 
 def read_json(path: Path) -> tuple[Any, str]:
@@ -122,8 +124,9 @@ def read_truth(path: Path) -> Truth:
     order = np.argsort(image * len(categories) + category, kind="stable")
     return Truth(
         path.name, digest, images, categories, _groupings(categories),
-        *(part[order] for part in (image, category, box, area, crowd)),
-        _cells(path, images, "neg_category_ids", category_at), _cells(path, images, "not_exhaustive_category_ids", category_at),
+        image[order], category[order], box[order], area[order], crowd[order],
+        negative=_cells(path, images, "neg_category_ids", category_at),
+        not_exhaustive=_cells(path, images, "not_exhaustive_category_ids", category_at),
     )  # fmt: skip
 
 
@@ -149,10 +152,11 @@ def read_results(path: Path, truth: Truth) -> Detections:
     box, score = _boxes(path, rows), _scores(path, rows)
     cell = image * len(categories) + category
     order = np.lexsort((-score, cell))
-    image, category, box, score, cell = (part[order] for part in (image, category, box, score, cell))
+    cell, box, score = cell[order], box[order], score[order]
     first = np.flatnonzero(np.diff(cell, prepend=-1))
     rank = np.arange(len(cell)) - np.repeat(first, np.diff(first, append=len(cell)))
-    return Detections(path.name, digest, image, category, box, score, rank, _duplicates(cell, box, score))
+    repeated = _duplicates(cell, box, score)
+    return Detections(path.name, digest, image[order], category[order], box, score, rank, repeated)
 
 
 def _by_id(path: Path, data: dict[str, Any], key: str) -> list[dict[str, Any]]:
@@ -229,6 +233,6 @@ def _cells(path: Path, images: Sequence[dict[str, Any]], key: str, known: dict[A
 def _duplicates(cell: Ints, box: Floats, score: Floats) -> int:
     """How many detections repeat an earlier one, box and score; only equal neighbours by score can."""
     equal = (cell[1:] == cell[:-1]) & (score[1:] == score[:-1])
-    candidates = np.flatnonzero(np.append(equal, False) | np.insert(equal, 0, False)) if len(cell) else []
+    candidates = np.flatnonzero(np.append(equal, False) | np.insert(equal, 0, False)) if len(cell) else np.arange(0)
     rows = [(int(cell[n]), float(score[n]), *box[n].tolist()) for n in candidates]
     return len(rows) - len(set(rows))

@@ -73,15 +73,18 @@ def _matched(truth: Truth, found: Detections, cell: Any, counted: NDArray[np.boo
     taken = np.zeros(len(truth.area), np.uint16)
     boxes = truth.cells()
     both = np.intersect1d(boxes, cell)
-    spans = [np.searchsorted(of, both, side) for of in (boxes, cell) for side in ("left", "right")]  # type: ignore[call-overload]
     if len(both):
+        first, last = np.searchsorted(boxes, both, "left"), np.searchsorted(boxes, both, "right")
+        begin, end = np.searchsorted(cell, both, "left"), np.searchsorted(cell, both, "right")
         least = np.minimum(THRESHOLDS, 1 - 1e-10)
-        _match(*spans, truth.box, truth.crowd, counted, found.box, least, matched, ignored, taken)
+        _match(first, last, begin, end, truth.box, truth.crowd, counted, found.box, least, matched, ignored, taken)
     return matched, ignored, taken
 
 
 @njit(cache=True, nogil=True)
-def _match(first, last, begin, end, box, crowd, counted, found, least, matched, ignored, taken):  # type: ignore[no-untyped-def]
+def _match(  # type: ignore[no-untyped-def]
+    first, last, begin, end, box, crowd, counted, found, least, matched, ignored, taken
+):
     most = np.max(last - first)
     overlap = np.empty((np.max(end - begin), most))
     order = np.empty(most, np.int64)

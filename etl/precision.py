@@ -22,14 +22,13 @@ AT_50, AT_75 = 0, 5  # where in THRESHOLDS
 class Ranked:
     """Matches by category and falling score, the order in which precision is counted; ties by image, then rank.
 
-    `starts`: (categories + 1,) bounds; `image`, `rank`, `score`: (detections,); `good`, `bad`: (areas, detections);
+    `starts`: (categories + 1,) bounds; `image`, `rank`: (detections,); `good`, `bad`: (areas, detections);
     `box_image`, `box_category`: (boxes,); `counted`: (areas, boxes).
     """
 
     starts: Ints
     image: Ints
     rank: Ints
-    score: Floats
     good: Bits
     bad: Bits
     box_image: Ints
@@ -41,7 +40,7 @@ class Ranked:
         mine, boxes = images[self.image], images[self.box_image]
         before = np.concatenate([[0], np.cumsum(mine)])
         return Ranked(
-            before[self.starts], self.image[mine], self.rank[mine], self.score[mine], self.good[:, mine],
+            before[self.starts], self.image[mine], self.rank[mine], self.good[:, mine],
             self.bad[:, mine], self.box_image[boxes], self.box_category[boxes], self.counted[:, boxes],
         )  # fmt: skip
 
@@ -51,9 +50,9 @@ def ranked(truth: Truth, matches: Matches) -> Ranked:
     found = matches.found
     order = np.lexsort((-found.score, found.category))
     starts = np.searchsorted(found.category[order], np.arange(len(truth.categories) + 1))
-    columns = (part[order] for part in (found.image, found.rank, found.score))
-    return Ranked(starts, *columns, np.ascontiguousarray(matches.good[:, order]),
-                  np.ascontiguousarray(matches.bad[:, order]), truth.image, truth.category, matches.counted)  # fmt: skip
+    good, bad = np.ascontiguousarray(matches.good[:, order]), np.ascontiguousarray(matches.bad[:, order])
+    image, rank = found.image[order], found.rank[order]
+    return Ranked(starts, image, rank, good, bad, truth.image, truth.category, matches.counted)
 
 
 def boxes_of(table: Ranked, weights: Ints, area: int = 0) -> Ints:
@@ -139,4 +138,5 @@ def averaged(values: Floats, categories: Ints) -> Floats:
     mine = values[:, categories]
     there = ~np.isnan(mine)
     with np.errstate(invalid="ignore"):
-        return np.where(there, mine, 0.0).sum(axis=1) / np.where(there.any(axis=1), there.sum(axis=1), np.nan)
+        mean: Floats = np.where(there, mine, 0.0).sum(axis=1) / there.sum(axis=1)
+    return mean
