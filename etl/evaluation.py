@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from etl.detections import Detections, Ints, Truth
 from etl.errors import UsageError
 from etl.matching import MOST, Matches, match
-from etl.precision import METRICS, Floats, Ranked, averaged, boxes_of, measured, ranked
+from etl.precision import METRICS, Floats, Ranked, averaged, measured, ranked
 
 PROTOCOLS = ("auto", "coco", "federated")
 BOUNDS = (2.5, 97.5)  # percentiles of a 95 % interval
@@ -110,7 +110,7 @@ def _told(detections: Detections) -> dict[str, Any]:
 def _plain(truth: Truth, detections: Detections) -> dict[str, float | None]:
     """The overall numbers that pycocotools gives."""
     values = measured(ranked(truth, match(truth, detections, False)), np.ones(len(truth.images), np.int64))
-    return _named(averaged(values, np.arange(len(truth.categories))))
+    return _named(averaged(values, np.ones((1, len(truth.categories))))[0])
 
 
 def _named(values: Floats) -> dict[str, float | None]:
@@ -151,30 +151,51 @@ def _rows(tables: Sequence[Ranked], groups: Sequence[Group], units: Ints, settin
     """The rows of groups that have the same images."""
     images = groups[0].images
     tables = [table.within(images) for table in tables]
-    weights = images.astype(np.int64)
-    values = [measured(table, weights) for table in tables]
-    _, mine = np.unique(units[images], return_inverse=True)
-    count = int(mine.max()) + 1 if len(mine) else 0
-    draws = np.full((len(tables), settings.bootstrap, len(groups), len(METRICS)), np.nan)
-    random = np.random.default_rng(settings.seed)
-    for n in range(settings.bootstrap if count > 1 else 0):
-        weights[images] = np.bincount(random.integers(0, count, count), minlength=count)[mine]
-        for t, table in enumerate(tables):
-            drawn = measured(table, weights)
-            draws[t, n] = [averaged(drawn, group.categories) for group in groups]
-    boxes = boxes_of(tables[0], images.astype(np.int64))
-    found = np.diff(tables[0].starts)
+    once = images.astype(np.int64)
+    members = np.zeros((len(groups), len(tables[0].starts) - 1))
+    for g, group in enumerate(groups):
+        members[g, group.categories] = 1
+    values = [averaged(measured(table, once), members) for table in tables]
+    draws = _draws(tables, members, images, units, settings)
     rows = []
     for g, group in enumerate(groups):
-        own = [averaged(v, group.categories) for v in values]
-        row = {"by": group.by, "name": group.name, "images": int(images.sum()), "units": count,
-               "boxes": int(boxes[group.categories].sum()), "detections": int(found[group.categories].sum()),
-               "metrics": _named(own[0]), "intervals": _intervals(draws[0, :, g])}  # fmt: skip
+        row = _counts(tables[0], group, units)
+        drawn = draws[:, :, g] if row["units_with_boxes"] > 1 else draws[:, :0, g]  # one subject has no spread
+        row |= {"metrics": _named(values[0][g]), "intervals": _intervals(drawn[0])}
         if len(tables) == 2:
-            row |= {"against": _named(own[1]), "difference": _named(own[0] - own[1]),
-                    "difference_intervals": _intervals(draws[0, :, g] - draws[1, :, g])}  # fmt: skip
+            row |= {"against": _named(values[1][g]), "difference": _named(values[0][g] - values[1][g]),
+                    "difference_intervals": _intervals(drawn[0] - drawn[1])}  # fmt: skip
         rows.append(row)
     return rows
+
+
+def _draws(
+    tables: Sequence[Ranked], members: Floats, images: NDArray[np.bool_], units: Ints, settings: Settings
+) -> Floats:
+    """(tables, resamples, groups, metrics); a resample draws as many units as there are, the same for all tables."""
+    _, mine = np.unique(units[images], return_inverse=True)
+    count = int(mine.max()) + 1 if len(mine) else 0
+    resamples = settings.bootstrap if count > 1 else 0
+    draws = np.empty((len(tables), resamples, len(members), len(METRICS)))
+    random = np.random.default_rng(settings.seed)
+    weights = np.zeros(len(images), np.int64)
+    for n in range(resamples):
+        weights[images] = np.bincount(random.integers(0, count, count), minlength=count)[mine]
+        for t, table in enumerate(tables):
+            draws[t, n] = averaged(measured(table, weights), members)
+    return draws
+
+
+def _counts(table: Ranked, group: Group, units: Ints) -> dict[str, Any]:
+    """How much a group's numbers rest on."""
+    mine = table.counted[0] & np.isin(table.box_category, group.categories)
+    shown = np.unique(table.box_image[mine])
+    return {
+        "by": group.by, "name": group.name,
+        "images": int(group.images.sum()), "images_with_boxes": len(shown),
+        "units": len(np.unique(units[group.images])), "units_with_boxes": len(np.unique(units[shown])),
+        "boxes": int(mine.sum()), "detections": int(np.diff(table.starts)[group.categories].sum()),
+    }  # fmt: skip
 
 
 def _intervals(draws: Floats) -> dict[str, list[float] | None]:

@@ -110,7 +110,7 @@ def _groups_csv(document: dict[str, Any]) -> str:
     pairs = [("metrics", "intervals", "")]
     if document["against"]:
         pairs += [("against", "", "against_"), ("difference", "difference_intervals", "difference_")]
-    plain = ("by", "name", "images", "units", "boxes", "detections")
+    plain = ("by", "name", "images", "images_with_boxes", "units", "units_with_boxes", "boxes", "detections")
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     head = list(plain)
@@ -153,7 +153,8 @@ def summary(document: dict[str, Any]) -> list[tuple[str, str]]:
         rows += [(f"{m}, plain COCO", number(document["plain_coco"][m])) for m in ("AP", "AP50")]
     return [
         *rows, ("protocol", document["protocol"]),
-        ("images", f"{overall['images']} of {overall['units']} {document['bootstrap_unit']}s"),
+        ("images", f"{overall['images']}, {overall['images_with_boxes']} with boxes"),
+        *_subjects(document),
         ("boxes", str(overall["boxes"])),
         ("detections", ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in found.items())),
         *((key, f"{document[key]['name']} {document[key]['sha256'][:12]}")
@@ -161,14 +162,20 @@ def summary(document: dict[str, Any]) -> list[tuple[str, str]]:
     ]  # fmt: skip
 
 
+def _subjects(document: dict[str, Any]) -> list[tuple[str, str]]:
+    if document["bootstrap_unit"] != "subject":
+        return [("intervals", "over images: the ground truth names no subjects")]
+    return [("subjects", f"{document['overall']['units']}, {document['overall']['units_with_boxes']} with boxes")]
+
+
 def _tables(document: dict[str, Any]) -> dict[str, tuple[list[str], list[list[Any]]]]:
-    """By grouping: head and rows, groups without boxes left to the CSV."""
+    """By grouping: head and rows; images and subjects are those with boxes, groups without are left to the CSV."""
     compared = [f"{m}, difference" for m in COLUMNS[:2]] if document["against"] else []
     tables: dict[str, tuple[list[str], list[list[Any]]]] = {}
     for row in document["groups"]:
         if not row["boxes"]:
             continue
-        cells = [row["name"], row["images"], row["units"], row["boxes"], row["detections"]]
+        cells = [row["name"], row["images_with_boxes"], row["units_with_boxes"], row["boxes"], row["detections"]]
         cells += [number(row["metrics"][m], row["intervals"][m]) for m in COLUMNS]
         cells += [number(row["difference"][m], row["difference_intervals"][m]) for m in COLUMNS[: len(compared)]]
         head = [row["by"].replace("_", " "), "images", document["bootstrap_unit"] + "s", "boxes", "detections"]

@@ -46,12 +46,21 @@ def operating_score(matches: Matches) -> float:
 
 
 def worst(truth: Truth, best: Matches) -> list[Failing]:
-    """The images with most faults, at most SHOWN, most first, then by id; `best` are matches at the operating point."""
+    """The images with most faults, most first, then by id, at most SHOWN; one a case, as neighbouring slices fail alike.
+
+    `best` are the matches at the operating point.
+    """
     missing = best.counted[0] & (best.taken & 1 == 0)
     missed = np.bincount(truth.image[missing], minlength=len(truth.images))
     wrong = np.bincount(best.found.image[best.bad[0] & 1 == 1], minlength=len(truth.images))
-    order = np.argsort(-(missed + wrong), kind="stable")[:SHOWN]
-    return [Failing(int(n), int(missed[n]), int(wrong[n])) for n in order if missed[n] + wrong[n]]
+    chosen: dict[Any, Failing] = {}
+    for n in np.argsort(-(missed + wrong), kind="stable").tolist():
+        if len(chosen) == SHOWN or not missed[n] + wrong[n]:
+            break
+        image = truth.images[n]
+        case = (image.get("source"), image["case"]) if "case" in image else image["id"]
+        chosen.setdefault(case, Failing(n, int(missed[n]), int(wrong[n])))
+    return list(chosen.values())
 
 
 def at_score(truth: Truth, matches: Matches, score: float, federated: bool) -> Matches:

@@ -3,15 +3,15 @@
 from collections.abc import Sequence
 from html import escape
 
-WIDTH, HEIGHT = 320, 250
-LEFT, TOP, RIGHT, BOTTOM = 44, 26, 10, 40
-COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")
+WIDTH, HEIGHT = 320, 260
+LEFT, TOP, RIGHT, BOTTOM = 44, 40, 10, 40
+COLORS = ("#0072b2", "#d55e00", "#009e73")
 """Told apart by colour-blind readers as well (Okabe and Ito)."""
 TICKS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 
 
 def line_plot(title: str, axes: tuple[str, str], lines: Sequence[tuple[str, Sequence[float], Sequence[float]]]) -> str:
-    """SVG of (name, x, y) lines, x and y within 0 and 1; `axes` names x and y."""
+    """SVG of up to three (name, x, y) lines, x and y within 0 and 1; `axes` names x and y."""
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{HEIGHT}" '
         f'viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif" font-size="10">',
@@ -30,9 +30,9 @@ def line_plot(title: str, axes: tuple[str, str], lines: Sequence[tuple[str, Sequ
         color = COLORS[n % len(COLORS)]
         points = " ".join("{:.1f},{:.1f}".format(*_place(x, y)) for x, y in zip(xs, ys, strict=True))
         parts.append(f'<polyline points="{points}" fill="none" stroke="{color}" stroke-width="1.5"/>')
-        at = TOP + 12 + 13 * n
-        parts.append(f'<path d="M{WIDTH - 98} {at - 3}h16" stroke="{color}" stroke-width="2"/>')
-        parts.append(_text(WIDTH - 78, at, name, "start"))
+        at = LEFT + n * (WIDTH - LEFT - RIGHT) // 3
+        parts.append(f'<path d="M{at} {TOP - 10}h14" stroke="{color}" stroke-width="2"/>')
+        parts.append(_text(at + 18, TOP - 7, name, "start"))
     return "\n".join([*parts, "</svg>\n"])
 
 

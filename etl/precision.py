@@ -133,10 +133,12 @@ def measured(table: Ranked, weights: Ints) -> Floats:
     ])  # fmt: skip
 
 
-def averaged(values: Floats, categories: Ints) -> Floats:
-    """(metrics,) the mean over those of the categories that have boxes; NaN without any."""
-    mine = values[:, categories]
-    there = ~np.isnan(mine)
+def averaged(values: Floats, members: Floats) -> Floats:
+    """(groups, metrics) means over those categories of each group that have boxes; NaN without any.
+
+    `values`: (metrics, categories); `members`: (groups, categories), 1 where a category belongs to the group.
+    """
+    there = ~np.isnan(values)
     with np.errstate(invalid="ignore"):
-        mean: Floats = np.where(there, mine, 0.0).sum(axis=1) / there.sum(axis=1)
+        mean: Floats = (members @ np.where(there, values, 0.0).T) / (members @ there.T)
     return mean

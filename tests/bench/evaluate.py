@@ -24,7 +24,7 @@ from etl.precision import METRICS, averaged, measured, ranked
 truth = read_truth(Path(sys.argv[1]))
 table = ranked(truth, match(truth, read_results(Path(sys.argv[2]), truth), False))
 values = measured(table, np.ones(len(truth.images), np.int64))
-print(json.dumps(averaged(values, np.arange(len(truth.categories))).tolist()))
+print(json.dumps(averaged(values, np.ones((1, len(truth.categories))))[0].tolist()))
 """
 PYCOCOTOOLS = """
 import contextlib, io, json, sys
