@@ -46,7 +46,7 @@ def operating_score(matches: Matches) -> float:
 
 
 def worst(truth: Truth, best: Matches) -> list[Failing]:
-    """The images with most faults, most first, then by id, at most SHOWN; one a case, as neighbouring slices fail alike.
+    """The images with most faults, most first, then by id, at most SHOWN; one a case, as its slices fail alike.
 
     `best` are the matches at the operating point.
     """
