@@ -165,8 +165,8 @@ def _by_id(path: Path, data: dict[str, Any], key: str) -> list[dict[str, Any]]:
         raise UsageError(f"{path}: an entry of {key} has no id")
     if len({row["id"] for row in rows}) < len(rows):
         raise UsageError(f"{path}: two {key} have one id")
-    if not rows and data.get("annotations"):
-        raise UsageError(f"{path}: annotations, but no {key}")
+    if not rows:
+        raise UsageError(f"{path}: no {key}, nothing to evaluate")
     return sorted(rows, key=lambda row: row["id"])
 
 

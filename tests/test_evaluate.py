@@ -267,6 +267,7 @@ def test_ground_truth_that_contradicts_itself_is_refused(tmp_path: Path) -> None
     for truth, told in (
         (coco([{"id": 1}, {"id": 1}], []), "two images have one id"),
         (coco([{"id": 1}], [box(2, 7, [0, 0, 1, 1])]), "image_id are not in its own images: 2"),
+        (coco([], []), "no images, nothing to evaluate"),
         ([], "no COCO ground truth"),
     ):
         (tmp_path / "truth.json").write_text(json.dumps(truth))
