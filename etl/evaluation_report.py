@@ -204,6 +204,7 @@ def _page(document: dict[str, Any], plots: dict[str, str], sheets: Sequence[tupl
     parts.append(f"<h2>Worst images</h2><p>{failures.KEY}.</p>")
     for title, png in sheets:
         data = base64.b64encode(png).decode()
-        parts.append(f'<img style="vertical-align:top" alt="{escape(title)}" title="{escape(title)}" src="data:image/png;base64,{data}">')
-    top = f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Evaluation</title><style>{STYLE}</style>'
+        parts.append(f'<img alt="{escape(title)}" title="{escape(title)}" src="data:image/png;base64,{data}">')
+    style = STYLE + "\nimg{vertical-align:top}"
+    top = f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Evaluation</title><style>{style}</style>'
     return f"{top}</head><body>\n" + "\n".join(parts) + "\n</body></html>\n"

@@ -157,6 +157,13 @@ def test_crowds_ties_more_than_100_and_what_is_empty(tmp_path: Path) -> None:
     assert done.document["images"]["without_detections"] == 2
 
 
+def test_of_boxes_that_overlap_a_detection_equally_the_later_is_taken(tmp_path: Path) -> None:
+    found = [box(1, 7, [10, 0, 10, 10], score=0.9), box(1, 7, [14, 0, 10, 10], score=0.8)]
+    for order in (1, -1):  # the second detection finds only the box at 12
+        boxes = [box(1, 7, [8, 0, 10, 10]), box(1, 7, [12, 0, 10, 10])][::order]
+        assert_equal(tmp_path, coco([{"id": 1}], boxes), found)
+
+
 def test_no_detections_and_no_boxes(tmp_path: Path) -> None:
     assert_equal(tmp_path, coco([{"id": 1}], [box(1, 7, [0, 0, 9, 9])]), [])
     assert_equal(tmp_path, coco([{"id": 1}], []), [box(1, 7, [0, 0, 9, 9], score=1)])
