@@ -81,6 +81,8 @@ class _Child:
         self._limits = limits
         self._at = ""
         command = [sys.executable, "-c", "from etl.isolate import serve; serve()", *map(str, astuple(limits))]
+        # a new process inherits the peak of the one that starts it
+        self._inherited = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
     def ended(self) -> bool:
@@ -145,7 +147,7 @@ class _Child:
         name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
         if name == "SIGXCPU":
             return ItemError("unreadable", f"its decoding hung: no progress for {self._limits.seconds:g} seconds")
-        if name == "SIGKILL" or peak > self._limits.memory * 0.8:
+        if name == "SIGKILL" or peak > max(self._limits.memory * 0.8, self._inherited):
             return ItemError("too_large", "its decoding took more memory than there is")
         return ItemError("unreadable", f"its decoding crashed ({name})")
 
