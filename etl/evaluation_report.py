@@ -15,10 +15,12 @@ import orjson
 from etl import failures
 from etl.detections import Truth
 from etl.evaluation import Evaluation, Group
-from etl.htmlreport import STYLE, table
 from etl.lineplot import line_plot
 from etl.precision import AT_50, AT_75, METRICS, RECALLS, Floats, Ranked, curves
 from etl.store import write_bytes
+
+STYLE = """body{font:14px sans-serif;margin:2em;max-width:1200px}table{border-collapse:collapse;margin:0 0 2em}
+td,th{border:1px solid #ccc;padding:2px 8px;text-align:left}td.n{text-align:right}"""
 
 COLUMNS = ("AP", "AP50", "AP75", "AR@100")
 """The metrics that the pages show; the CSV has all."""
@@ -208,3 +210,12 @@ def _page(document: dict[str, Any], plots: dict[str, str], sheets: Sequence[tupl
     style = STYLE + "\nimg{vertical-align:top}"
     top = f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Evaluation</title><style>{style}</style>'
     return f"{top}</head><body>\n" + "\n".join(parts) + "\n</body></html>\n"
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """An HTML table; numbers to the right."""
+    lines = ["<table><tr>" + "".join(f"<th>{escape(h)}</th>" for h in head) + "</tr>"]
+    for row in rows:
+        cells = (f"<td{' class=n' if isinstance(v, int | float) else ''}>{escape(str(v))}</td>" for v in row)
+        lines.append("<tr>" + "".join(cells) + "</tr>")
+    return "\n".join([*lines, "</table>"])

@@ -102,8 +102,8 @@ def test_a_crash_in_a_decoder_costs_one_case(tmp_path: Path, monkeypatch: pytest
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "sitecustomize.py").write_text(SABOTAGE)
     settings(tmp_path, "ct", "ct", "nii.gz", "label_map")
-    for name in ("a", "crash", "bomb", "z"):
-        volume(tmp_path / "raw" / "ct", name)
+    for seed, name in enumerate(("a", "crash", "bomb", "z")):
+        volume(tmp_path / "raw" / "ct", name, seed=seed)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
     subprocess.run(arguments(tmp_path, tmp_path / "out"), check=True, capture_output=True)
     rows = pd.read_parquet(tmp_path / "out" / "quarantine" / "ct.parquet")

@@ -77,9 +77,13 @@ def square(value: int = 255) -> np.ndarray:
     return np.pad(np.full((30, 30), value, np.uint8), 9)
 
 
+RAMP = (np.arange(48 * 48).reshape(48, 48) % 200).astype(np.uint8)
+
+
 def planted_dicom(folder: Path) -> None:
     array = np.zeros((40, 44, 36), np.int16)
     array[8:30, 10:30, 5:25] = 100
+    array += np.arange(44, dtype=np.int16)[:, None] * 4  # no copy of the other sources' volume
     for name in ("good", "bad", "marked"):
         more = {"BurnedInAnnotation": "YES"} if name == "marked" else {}
         paths = series(folder / "images" / name, array, np.diag([1.0, 1, 2, 1]), PatientName=NAME,
@@ -124,7 +128,7 @@ def planted_files(folder: Path) -> None:
     for name in ("good", "bad"):
         Image.fromarray(square()).save(png / "images" / f"{name}.png", pnginfo=text)
         Image.fromarray(square()).save(jpg / "images" / f"{name}.jpg", exif=exif, comment=NAME.encode())
-        tifffile.imwrite(tif / "images" / f"{name}.tif", square(), description=NAME, software="Zzyzx",
+        tifffile.imwrite(tif / "images" / f"{name}.tif", RAMP, description=NAME, software="Zzyzx",
                          extratags=[(50000, 2, 0, "ACC0815XY", True)])  # fmt: skip
         for at in (png, jpg, tif):
             Image.fromarray(square()).save(at / "labels" / f"{name}.png")
