@@ -268,7 +268,7 @@ def test_pseudonyms(tmp_path: Path) -> None:
     assert privacy.KEY in done.stderr
     assert "secrets.token_hex" in done.stderr
     outs = []
-    for out, key in (("one", "k1"), ("two", "k2"), ("one", "k1")):
+    for out, key in (("one", "a-long-key-1"), ("two", "a-long-key-2"), ("one", "a-long-key-1")):
         done = build(tmp_path, out, MEDGLIP_SUBJECT_KEY=key)
         assert done.returncode == 0, done.stderr
         left = every_byte(tmp_path / out / "dataset") + every_byte(tmp_path / out / "quarantine")
