@@ -51,6 +51,7 @@ COLUMNS: list[tuple[str, pa.DataType]] = [
     ("license", pa.string()),
     ("redistribution", pa.string()),
     ("annotated_label_ids", pa.list_(pa.int16())),
+    ("absent_label_ids", pa.list_(pa.int16())),
     ("sex", pa.string()),
     ("age", pa.string()),
     ("diagnosis", pa.string()),
@@ -88,6 +89,7 @@ def row(image: NumberedImage) -> dict[str, Any]:
         "image": {"bytes": record.image, "path": image.file_name},
         "caption": image.caption,
         "annotated_label_ids": sorted(record.annotated_label_ids),
+        "absent_label_ids": sorted(set(record.neg_label_ids) & set(record.annotated_label_ids)),
         "regions": region_rows(image),
     }
     return values

@@ -60,4 +60,4 @@ class FPN(nn.Module):
             merged = lateral + F.interpolate(merged, size=lateral.shape[-2:], mode="nearest")
             kept = drop_block(merged, self.dropblock, self.training)
             levels.insert(0, self.get_submodule(f"fpn_layer{i}")(kept))
-        return levels + self.top_blocks(levels[-1])
+        return [*levels, *self.top_blocks(levels[-1])]

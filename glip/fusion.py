@@ -36,23 +36,23 @@ class BiAttention(nn.Module):
             nn.init.xavier_uniform_(module.weight)
             nn.init.zeros_(module.bias)
 
-    def forward(self, v: Tensor, t: Tensor, *, text: Tensor, image: Tensor | None) -> tuple[Tensor, Tensor]:
+    def forward(self, v: Tensor, t: Tensor, *, text: Tensor | None, image: Tensor | None) -> tuple[Tensor, Tensor]:
         """What is to be added to v (B, N, C) and to t (B, T, D).
 
         `text` (B, T) is added to the scores where image places attend to tokens, `image` (B, N) where tokens attend
-        to image places; None lets them attend to all places, zero padding included, as the reference does.
+        to image places; None: they attend to everything, which for `image` is what the reference does.
         """
         b, n, _ = v.shape
         score = self._scores(v, t)
-        to_text = score if image is None else score + image[:, :, None]
-        places = self._dropped(to_text.softmax(1))
-        tokens = score.view(b, n, self.heads, -1) + text[:, None, None]
-        tokens = self._dropped(tokens.softmax(-1)).view(b, n, -1)
-        return self._to_image(tokens, t), self._to_text(places, v)
+        places = self._dropped((score if image is None else score + image[:, :, None]).softmax(1))
+        tokens = score.view(b, n, self.heads, -1)
+        tokens = self._dropped((tokens if text is None else tokens + text[:, None, None]).softmax(-1))
+        return self._to_image(tokens.view(b, n, -1), t), self._to_text(places, v)
 
     def _by_head(self, x: Tensor) -> Tensor:
         """(B, T, heads · d) → (B, heads, T, d)."""
-        return x.unflatten(2, (self.heads, -1)).transpose(1, 2)
+        y: Tensor = x.unflatten(2, (self.heads, -1)).transpose(1, 2)
+        return y
 
     def _scores(self, v: Tensor, t: Tensor) -> Tensor:
         """(B, N, heads · T), clamped."""
@@ -61,18 +61,21 @@ class BiAttention(nn.Module):
         weight = self.v_proj.weight.unflatten(0, (self.heads, -1))
         bias = key @ self.v_proj.bias.view(self.heads, -1, 1)
         score = torch.baddbmm(bias.flatten(1)[:, None], v, (key @ weight).flatten(1, 2).transpose(1, 2))
-        return score.clamp(-BOUND, BOUND)
+        return F.hardtanh(score, -BOUND, BOUND, inplace=True)
 
     def _to_image(self, tokens: Tensor, t: Tensor) -> Tensor:
         weight = self.out_v_proj.weight.unflatten(1, (self.heads, -1)).permute(1, 2, 0)
         value = (self._by_head(self.values_l_proj(t)) @ weight).flatten(1, 2)
-        return tokens @ value + self.out_v_proj.bias
+        y: Tensor = tokens @ value + self.out_v_proj.bias
+        return y
 
     def _to_text(self, places: Tensor, v: Tensor) -> Tensor:
         seen = (places.transpose(1, 2) @ v).unflatten(1, (self.heads, -1))
         weight = self.values_v_proj.weight.unflatten(0, (self.heads, -1)).transpose(1, 2)
-        share = places.sum(1).view(*seen.shape[:3], 1)
-        value = seen @ weight + share * self.values_v_proj.bias.view(self.heads, 1, -1)
+        bias = self.values_v_proj.bias.view(self.heads, 1, -1)
+        if self.training and self.dropout:  # what is left of a probability row no longer sums to one
+            bias = bias * places.sum(1).view(*seen.shape[:3], 1)
+        value = seen @ weight + bias
         y: Tensor = self.out_l_proj(value.transpose(1, 2).flatten(2))
         return y
 
@@ -87,7 +90,7 @@ class Fusion(nn.Module):
         super().__init__()
         self.b_attn = _FusionLayer(vision, text, width, heads=heads, dropout=dropout)
 
-    def forward(self, v: Tensor, t: Tensor, *, text: Tensor, image: Tensor | None) -> tuple[Tensor, Tensor]:
+    def forward(self, v: Tensor, t: Tensor, *, text: Tensor | None, image: Tensor | None) -> tuple[Tensor, Tensor]:
         """(image pyramid (B, N, C), tokens (B, T, D)), both updated from each other."""
         y: tuple[Tensor, Tensor] = self.b_attn(v, t, text=text, image=image)
         return y
@@ -102,7 +105,7 @@ class _FusionLayer(nn.Module):
         self.gamma_v = nn.Parameter(torch.full((vision,), 1 / 6))
         self.gamma_l = nn.Parameter(torch.full((text,), 1 / 6))
 
-    def forward(self, v: Tensor, t: Tensor, *, text: Tensor, image: Tensor | None) -> tuple[Tensor, Tensor]:
+    def forward(self, v: Tensor, t: Tensor, *, text: Tensor | None, image: Tensor | None) -> tuple[Tensor, Tensor]:
         v, t = self.layer_norm_v(v), self.layer_norm_l(t)
         dv, dt = self.attn(v, t, text=text, image=image)
         return v + self.gamma_v * dv, t + self.gamma_l * dt
@@ -144,13 +147,14 @@ class TextLayer(nn.Module):
                 nn.init.normal_(module.weight, 0, 0.02)
                 nn.init.zeros_(module.bias)
 
-    def forward(self, t: Tensor, *, text: Tensor) -> Tensor:
-        """(B, T, D) → the same; `text` (B, T) is added to the scores of every query."""
+    def forward(self, t: Tensor, *, text: Tensor | None) -> Tensor:
+        """(B, T, D) → the same; `text` (B, T), if any, is added to the scores of every query."""
         q, k, v = (
             self.attention["self"].get_submodule(name)(t).unflatten(2, (self.heads, -1)).transpose(1, 2)
             for name in ("query", "key", "value")
         )
-        score = (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5).clamp(-BOUND, BOUND) + text[:, None, None]
+        score = F.hardtanh(q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5, -BOUND, BOUND, inplace=True)
+        score = score if text is None else score + text[:, None, None]
         seen = F.dropout(score.softmax(-1), self.dropout, self.training) @ v
         t = self.attention["output"](seen.transpose(1, 2).flatten(2), t)
         y: Tensor = self.output(F.gelu(self.intermediate["dense"](t)), t)

@@ -66,7 +66,7 @@ class VLHead(nn.Module):
         """Levels (B, C, h, w) and tokens (B, T, D) → outputs; `mask` (B, T) is 1 on real tokens, `image` (B, N) is
         added to the scores with which text attends to image places."""
         v, shapes = join_levels(levels)
-        text = text_bias(mask)
+        text = None if bool(mask.all()) else text_bias(mask)
         t = tokens
         for module in self.dyhead_tower:
             if isinstance(module, Fusion):

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from glip.config import STRIDES, ModelConfig
 from glip.dyhead import Shapes
 from glip.fpn import FPN
+from glip.fusion import BOUND
 from glip.head import RPN, Outputs
 from glip.swin import Swin
 
@@ -63,17 +66,32 @@ class GLIP(nn.Module):
         self.language_backbone = Language(config)
         self.rpn = RPN(config)
 
-    def forward(self, images: Tensor, ids: Tensor, mask: Tensor, *, sizes: Tensor | None = None) -> Outputs:
+    def forward(
+        self, images: Tensor, ids: Tensor, mask: Tensor, *, sizes: list[tuple[int, int]] | None = None
+    ) -> Outputs:
         """Normalised images (B, 3, H, W), token ids and mask (B, T ≤ 256) → outputs.
 
-        `sizes` (B, 2) are heights and widths before padding; None: nothing is padded.
+        `sizes` are (height, width) before padding; None: nothing is padded. Columns of tokens that are padding in the
+        whole batch cost nothing: the head leaves them out, and their logits are the lowest there are.
         """
         levels = self.backbone(images)
         hidden = self.language_backbone(ids, mask)
+        return self.fused(levels, hidden, mask, canvas=(images.shape[2], images.shape[3]), sizes=sizes)
+
+    def fused(
+        self, levels: list[Tensor], hidden: Tensor, mask: Tensor, *, canvas: tuple[int, int],
+        sizes: list[tuple[int, int]] | None,
+    ) -> Outputs:  # fmt: skip
+        """Image levels and text hidden states (B, T, D) → outputs; as `forward`, after the encoders."""
+        if self.parity:
+            y: Outputs = self.rpn.head(levels, hidden, mask=mask, image=None)
+            return y
         shapes = tuple((m.shape[2], m.shape[3]) for m in levels)
-        image = None if sizes is None or self.parity else image_bias(shapes, sizes)
-        y: Outputs = self.rpn.head(levels, hidden, mask=mask, image=image)
-        return y
+        padded = sizes is not None and any(size != canvas for size in sizes)
+        image = image_bias(shapes, torch.tensor(sizes, device=mask.device)) if padded else None
+        used = int(mask.sum(1).max())
+        y = self.rpn.head(levels, hidden[:, :used], mask=mask[:, :used], image=image)
+        return replace(y, logits=F.pad(y.logits, (0, mask.shape[1] - used), value=-BOUND))
 
     def anchors(self, shapes: Shapes) -> list[Tensor]:
         """The anchors of each level, (h · w, 4)."""
