@@ -62,7 +62,10 @@ def tokenizer(source: str) -> Any:
 def load_language(language: Language, source: str) -> None:
     """Fills the encoder with the weights of a source; Failure says what to give when there are none."""
     from transformers import BertModel
+    from transformers.utils import logging
 
+    logging.set_verbosity_error()  # its report of an unused pooler, and its progress bar
+    logging.disable_progress_bar()
     try:
         found = BertModel.from_pretrained(_from(source), add_pooling_layer=False)
     except (OSError, ValueError) as error:
