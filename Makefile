@@ -3,8 +3,9 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 OUT ?= out
 DEMO = $(OUT)/demo
+BENCH ?= $(OUT)/bench
 
-.PHONY: setup build-dataset test test-all lint
+.PHONY: setup build-dataset test test-all lint docs-sources bench
 setup: $(VENV)/.done
 $(VENV)/.done: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -32,3 +33,8 @@ test-all: $(VENV)/.dev
 lint: $(VENV)/.dev
 	$(BIN)/ruff check etl stages tests
 	$(BIN)/mypy
+	$(BIN)/medglip-etl labels lint
+bench: $(VENV)/.dev
+	$(BIN)/python tests/bench/bench.py $(BENCH) --report docs/performance.md
+docs-sources: $(VENV)/.done
+	$(BIN)/python -m etl.docs

@@ -91,13 +91,18 @@ def contents(stats: dict[str, Any]) -> str:
 
 def sources(stats: dict[str, Any], manifests: Sequence[Manifest]) -> str:
     """The sources with their terms, which hold for what comes from them."""
-    head = ("source", "title", "modality", "license", "redistribution", "images", "regions", "homepage")
+    head = ("source", "title", "modality", "license", "redistribution", "access", "images", "regions", "homepage")
     rows = []
     for m in manifests:
         n = stats["by"]["source"][m.slug]
-        terms = (m.license.name, m.license.redistribution, n["images"], n["regions"], m.homepage)
+        terms = (m.license.name, m.license.redistribution, m.access, n["images"], n["regions"], m.homepage or "")
         rows.append((m.slug, m.title, m.modality, *terms))
-    note = "Every image is under its source's license, in the columns `license` and `redistribution`.\n"
+    note = (
+        "Every image is under its source's license, in the columns `license` and `redistribution`: `allowed` and "
+        "`noncommercial` may be passed on (the latter not for profit), `forbidden` and `unknown` not; a dataset built "
+        "with `--only-redistributable` holds `allowed` only. Sources whose access is `registration` or `request` ask "
+        "their users to agree to terms of their own.\n"
+    )
     cases = [(name, n["images"]) for name, n in stats["by"]["license"].items()]
     return f"## Sources and licenses\n\n{markdown(head, rows)}\n{note}\n" + markdown(("license", "images"), cases)
 
@@ -113,8 +118,8 @@ def reading() -> str:
 
 
 def citations(manifests: Sequence[Manifest]) -> str:
-    """What to cite."""
-    lines = [f"- {m.slug}: {' '.join(str(m.citation).split())}" for m in manifests if m.citation]
+    """What to cite, source by source; one without a citation is named by its page."""
+    lines = [f"- {m.slug}: {' '.join(str(m.citation or m.homepage or m.title).split())}" for m in manifests]
     return "\n".join(["## Citation\n", *lines, ""])
 
 

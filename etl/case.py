@@ -1,20 +1,28 @@
 """One case from its files: the image and its label layers on one canonical grid."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from etl import geometry
+from etl import geometry, shapes
+from etl.dicomfile import is_dicom_file
 from etl.errors import ItemError
 from etl.formats import Raster, read
 from etl.inventory import Case
-from etl.kinds import Layer, read_layers
+from etl.kinds import Annotation, Grid, Layer, Lost, Object, Objects, read_layers
 from etl.manifest import Manifest
+from etl.raster import Origin, Scan
+
+if TYPE_CHECKING:
+    pass
 
 Array = npt.NDArray[np.generic]
+Refuse = Callable[[str, ItemError], None]
+"""Takes the name and the reason of something that comes with a case and is not used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,8 +30,12 @@ class Loaded:
     """An image ready to be cut.
 
     `array` is an RAS+ volume (i, j, k), or frames of a picture (rows, columns[, 3]) when `native`;
-    layers have the same grid. `spacing` is per array axis in mm. `tilt` is the angle between the voxel
+    layers have the same grid, objects are on the picture. `lost` are annotated objects without a region.
+    `spacing` is per array axis in mm. `tilt` is the angle between the voxel
     axes and the patient's, in degrees.
+
+    From DICOM: `scan` is its view and tilt; `origins` are the files and frames of the slices along
+    RAS+ axis `stacked`, in that order, or of the frames.
     """
 
     case: str
@@ -34,17 +46,92 @@ class Loaded:
     affine: Array | None
     spacing: tuple[float, float, float] | None
     tilt: float
+    scan: Scan | None = None
+    origins: tuple[Origin, ...] = ()
+    stacked: int | None = None
+    objects: tuple[Objects, ...] = ()
+    lost: tuple[Lost, ...] = ()
 
 
-def load(case: Case, manifest: Manifest, root: Path) -> list[Loaded]:
+def load(case: Case, manifest: Manifest, root: Path, refuse: Refuse) -> list[Loaded]:
     """Every image of a case: one, or one a channel or time of a 4D file.
+
+    Where DICOM files hold several images, the one that the annotation fits is used; `refuse` is told of the others.
 
     Raises:
         ItemError: why the case cannot be used.
     """
-    raster = read(root / case.image)
-    masks = [(manifest.files[m.rule], root / m.path, m.label) for m in case.masks]
-    layers = read_layers(masks, dict(manifest.labels))
+    if not case.series and not is_dicom_file(root / case.image):
+        rules = [manifest.files[mask.rule] for mask in case.masks]
+        variable = next((rule.image_variable for rule in rules if rule.image_variable), None)
+        raster = read(root / case.image, variable=variable)
+        return _images(case, manifest, raster, _annotations(case, manifest, root, raster))
+    from etl import dicom  # pydicom takes long to import
+
+    images, unread = dicom.find([root / file for file in case.files])
+    refused = [(item.title, item.error) for item in unread]
+    if not images:
+        raise _several(refused)
+    fits: list[tuple[str, list[Loaded]]] = []
+    for image in images:
+        try:
+            raster = image.read()
+            fits.append((image.title, _images(case, manifest, raster, _annotations(case, manifest, root, raster))))
+        except ItemError as error:
+            refused.append((image.title, error))
+    return _fitting(case, fits, refused, refuse)
+
+
+def _annotations(case: Case, manifest: Manifest, root: Path, raster: Raster) -> list[Annotation]:
+    masks = [(manifest.files[mask.rule], root / mask.path, mask.label) for mask in case.masks]
+    return read_layers(masks, dict(manifest.labels), _grid(case, raster))
+
+
+def _grid(case: Case, raster: Raster) -> Grid:
+    path, shape = case.image, raster.array.shape
+    if raster.affine is None:
+        flat = shape[1:3] if raster.scan is not None and raster.scan.cine else shape[:2]
+        return Grid(path, flat, case=case.case)
+    return Grid(path, shape, raster.affine, raster.scan.slices if raster.scan else (), case.case)
+
+
+def _fitting(
+    case: Case, fits: list[tuple[str, list[Loaded]]], refused: list[tuple[str, ItemError]], refuse: Refuse
+) -> list[Loaded]:
+    """The one of several DICOM images whose grid the annotation has."""
+    if len(fits) > 1:
+        names = "; ".join(name for name, _ in fits)
+        raise ItemError("unsupported", f"{len(fits)} images fit the annotation, say which in the pattern: {names}")
+    if not fits:
+        raise _several(refused)
+    for number, (name, why) in enumerate(refused, 1):
+        refuse(f"{case.case}-unused{number}", ItemError(why.reason, f"{name}: {why.detail}; another image is used"))
+    return fits[0][1]
+
+
+def _several(refused: list[tuple[str, ItemError]]) -> ItemError:
+    """One error for a case none of whose images can be used."""
+    if len(refused) == 1:
+        return refused[0][1]
+    reasons = {error.reason for _, error in refused}
+    details = "; ".join(f"{name}: {error}" for name, error in refused)
+    return ItemError(reasons.pop() if len(reasons) == 1 else "geometry_mismatch", f"none of its images fits: {details}")
+
+
+def _images(case: Case, manifest: Manifest, raster: Raster, found: list[Annotation]) -> list[Loaded]:
+    """The images of a raster with their annotations; objects are for one picture only."""
+    layers = [item for item in found if isinstance(item, Layer)]
+    objects = [item for item in found if isinstance(item, Objects)]
+    lost = tuple(item for item in found if isinstance(item, Lost))
+    images = [replace(image, lost=lost) for image in _layered(case, manifest, raster, layers)]
+    if objects and (len(images) > 1 or len(images[0].frames) != 1):
+        raise ItemError("unsupported", "boxes and polygons are for one 2D image, not for volumes and sequences")
+    return [replace(images[0], objects=(*objects, *_derived_objects(objects, manifest)))] if objects else images
+
+
+def _layered(case: Case, manifest: Manifest, raster: Raster, layers: list[Layer]) -> list[Loaded]:
+    if raster.scan is not None and raster.scan.cine:
+        return [_cine(case, manifest, raster, layers)]
     if raster.affine is None or raster.array.ndim == 2:
         return [_picture(case, manifest, raster, layers)]
     if manifest.third_axis == "time":
@@ -53,6 +140,22 @@ def load(case: Case, manifest: Manifest, root: Path) -> list[Loaded]:
         return list(_channels(case, manifest, raster, layers))
     array = raster.array[..., 0] if raster.array.ndim == 4 else raster.array
     return [_volume(case.case, manifest, replace(raster, array=array), layers)]
+
+
+def _cine(case: Case, manifest: Manifest, raster: Raster, layers: list[Layer]) -> Loaded:
+    """A multi-frame DICOM picture: array (frames, rows, columns[, 3]); masks as (i, j, frame) or frame by frame."""
+    count, rows, columns = raster.array.shape[:3]
+    turned = []
+    for layer in layers:
+        labels = np.swapaxes(layer.array, 0, 1) if layer.affine is not None else layer.array
+        if labels.shape != (rows, columns, count):
+            raise ItemError("shape_mismatch", f"{count} frames of {rows, columns} (rows, columns), mask {labels.shape}")
+        turned.append(replace(layer, array=labels))
+    row, column = raster.spacing or (None, None)
+    spacing = None if row is None or column is None else (row, column, 1.0)
+    derived = tuple(_with_derived(turned, manifest))
+    origins = raster.scan.slices if raster.scan else ()
+    return Loaded(case.case, True, tuple(raster.array), None, derived, None, spacing, 0.0, raster.scan, origins)
 
 
 def _picture(case: Case, manifest: Manifest, raster: Raster, layers: list[Layer]) -> Loaded:
@@ -70,7 +173,8 @@ def _picture(case: Case, manifest: Manifest, raster: Raster, layers: list[Layer]
     elif raster.spacing is not None:
         spacing = (raster.spacing[0], raster.spacing[1], 1.0)
     derived = tuple(_with_derived(flat, manifest))
-    return Loaded(case.case, True, (array,), None, derived, raster.affine, spacing, 0.0)
+    origins = raster.scan.slices if raster.scan else ()
+    return Loaded(case.case, True, (array,), None, derived, raster.affine, spacing, 0.0, raster.scan, origins)
 
 
 def _frames(case: Case, manifest: Manifest, raster: Raster, layers: list[Layer]) -> Loaded:
@@ -91,15 +195,22 @@ def _channels(case: Case, manifest: Manifest, raster: Raster, layers: list[Layer
         for index, name in sorted(manifest.channels.items()):
             if index >= count:
                 raise ItemError("shape_mismatch", f"channel {index} ({name}) is declared, the file has {count}")
-            one = replace(raster, array=raster.array[..., index])
-            yield _volume(f"{case.case}-{name}", manifest, one, layers)
+            yield _volume(f"{case.case}-{name}", manifest, _at(raster, index), layers)
     elif manifest.fourth_axis == "time":
         for t in range(count):
             now = [replace(x, array=x.array[..., t] if x.array.ndim == 4 else x.array) for x in layers]
             if any(np.any(x.array) for x in now):
-                yield _volume(f"{case.case}-t{t:02d}", manifest, replace(raster, array=raster.array[..., t]), now)
+                yield _volume(f"{case.case}-t{t:02d}", manifest, _at(raster, t), now)
     else:
         raise ItemError("unsupported", f"a 4D image of {count} volumes; say channels: or fourth_axis: in the manifest")
+
+
+def _at(raster: Raster, time: int) -> Raster:
+    """One volume of a 4D raster."""
+    scan, count = raster.scan, raster.array.shape[2]
+    if scan is not None:
+        scan = replace(scan, slices=scan.slices[time * count : (time + 1) * count])
+    return replace(raster, array=raster.array[..., time], scan=scan)
 
 
 def _volume(name: str, manifest: Manifest, raster: Raster, layers: list[Layer]) -> Loaded:
@@ -110,9 +221,13 @@ def _volume(name: str, manifest: Manifest, raster: Raster, layers: list[Layer]) 
     array = geometry.canonical(raster.array, to)
     affine = geometry.canonical_affine(raster.affine, raster.array.shape, to)
     placed = [_placed(layer, array.shape, affine) for layer in layers]
-    spacing = geometry.spacing(affine)
+    spacing = None if raster.spacing is None else geometry.spacing(affine)
     derived = tuple(_with_derived(placed, manifest))
-    return Loaded(name, False, (), array, derived, affine, spacing, to.angle)
+    if raster.scan is None:
+        return Loaded(name, False, (), array, derived, affine, spacing, to.angle)
+    stacked = to.order.index(2)
+    origins = raster.scan.slices[::-1] if to.flip[stacked] else raster.scan.slices
+    return Loaded(name, False, (), array, derived, affine, spacing, to.angle, raster.scan, origins, stacked)
 
 
 def _placed(layer: Layer, shape: tuple[int, ...], affine: Array) -> Layer:
@@ -140,3 +255,12 @@ def _with_derived(layers: list[Layer], manifest: Manifest) -> Iterator[Layer]:
                 union = hit if union is None else union | hit
         if union is not None and union.any():
             yield Layer(union.astype(np.uint8), {1: name}, None)
+
+
+def _derived_objects(objects: list[Objects], manifest: Manifest) -> Iterator[Objects]:
+    """For each union of the manifest's `derive`, one object of all objects of its parts."""
+    for name, parts in manifest.derive.items():
+        for size in dict.fromkeys(item.size for item in objects):
+            members = [o.region for item in objects if item.size == size for o in item.found if o.name in parts]
+            if members:
+                yield Objects(size, (Object(name, True, shapes.united(members, size)),))

@@ -1,59 +1,21 @@
 """The command line: the only place where stages, settings and terminal meet."""
 
 import json
-import sys
-from collections.abc import Callable, Iterable, Iterator
-from functools import wraps
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from etl.errors import Failure, ItemError, MedglipError, UsageError
+from etl import cli_labels, cli_sources
+from etl.cli_common import BUNDLED, AsJson, Manifests, Maps, Out, Raw, Source, manifests_of, named, told
+from etl.errors import Failure, UsageError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-sources_app = typer.Typer(no_args_is_help=True, help="The manifests: which public sources are known.")
-app.add_typer(sources_app, name="sources")
+app.add_typer(cli_sources.app, name="sources")
+app.add_typer(cli_labels.labels_app, name="labels")
 
-BUNDLED = Path(__file__).resolve().parents[1]
 PROFILES = {"paper": 0.015, "small": 0.001, "all": 0.0}
-
-Source = Annotated[list[str] | None, typer.Option("--source", help="A source or group; may be repeated.")]
-Raw = Annotated[Path, typer.Option("--raw", help="The folder that holds one folder per source.")]
-Out = Annotated[Path, typer.Option("--out", help="Where the dataset goes.")]
-Manifests = Annotated[Path | None, typer.Option("--manifests", help="More manifests, laid over the bundled ones.")]
-Maps = Annotated[Path | None, typer.Option("--label-maps", help="More label maps, laid over the bundled ones.")]
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
-
-
-def told(command: Callable[..., None]) -> Callable[..., None]:
-    """Errors as one line on stderr: exit 2 for usage, 1 for everything else."""
-
-    @wraps(command)
-    def run(*args: Any, **kwargs: Any) -> None:
-        try:
-            command(*args, **kwargs)
-        except MedglipError as error:
-            print(f"error: {error}", file=sys.stderr)
-            raise typer.Exit(2 if isinstance(error, UsageError) else 1) from None
-
-    return run
-
-
-def _manifests(extra: Path | None) -> dict[str, Any]:
-    from etl.manifest import load_manifests
-
-    return dict(load_manifests(*(BUNDLED / "manifests", *([extra] if extra else []))))
-
-
-def _chosen(known: dict[str, Any], wanted: list[str] | None) -> list[Any]:
-    if not wanted:
-        return list(known.values())
-    chosen = [m for m in known.values() if m.slug in wanted or m.group in wanted]
-    for name in wanted:
-        if not any(name in (m.slug, m.group) for m in chosen):
-            raise UsageError(f"no source or group '{name}'; `medglip-etl sources list` shows them")
-    return chosen
 
 
 def _area(min_area: float | None, profile: str | None) -> float:
@@ -105,13 +67,7 @@ def build(
     options, known, chosen = _settled(locals())
     if fresh:
         pipeline.forget(chosen, options)
-    works = pipeline.plan(chosen, options)
-    if not source:
-        works = [w for w in works if w.units]
-    if not works:
-        raise Failure(f"nothing of these sources below {raw}; `medglip-etl sources check S --raw {raw}` says why")
-    pipeline.slice_all(works, options)
-    stats = pipeline.run_export(works, known, options)
+    stats = pipeline.build(chosen, known, options, named=bool(source))
     print(f"{stats['images']} images, {stats['regions']} regions in {out / 'dataset'}")
 
 
@@ -154,7 +110,7 @@ def stage(
 
 def _settled(given: dict[str, Any]) -> tuple[Any, dict[str, Any], list[Any]]:
     """(options, known manifests, chosen manifests) from the arguments of `build` and `stage`."""
-    from stages import pipeline
+    from stages.plan import Options
     from stages.slice import SliceParams
 
     if not given["raw"].is_dir():
@@ -162,12 +118,12 @@ def _settled(given: dict[str, Any]) -> tuple[Any, dict[str, Any], list[Any]]:
     more = [given["label_maps"]] if given["label_maps"] else []
     same = ("raw", "out", "workers", "scheduler", "encode_from", "min_regions", "only_redistributable",
             "accept_proposed", "png")
-    options = pipeline.Options(
+    options = Options(
         label_maps=(BUNDLED / "label_maps", *more), min_area=_area(given["min_area"], given["profile"]),
         slicing=SliceParams(_axes(given["axes"]), given["stride"], given["min_side"]), **{k: given[k] for k in same},
     )
-    known = _manifests(given["manifests"])
-    return options, known, _chosen(known, given["source"])
+    known = manifests_of(given["manifests"])
+    return options, known, named(known, given["source"])
 
 
 @app.command()
@@ -259,85 +215,6 @@ def quarantine(out: Path, as_json: AsJson = False) -> None:
     else:
         print(by.to_string(index=False))
         print(f"{len(rows)} rows; each with its detail in {out / 'quarantine'}")
-
-
-@sources_app.command("list")
-@told
-def sources_list(manifests: Manifests = None, as_json: AsJson = False) -> None:
-    """All known sources.
-
-    Example: medglip-etl sources list --json
-    """
-    rows = [_summary(m) for m in _manifests(manifests).values()]
-    if as_json:
-        print(json.dumps({"sources": rows}))
-        return
-    for r in rows:
-        print(f"{r['slug']:28} {r['modality']:11} {r['status']:11} {r['license']:20} {r['title']}")
-
-
-def _summary(m: Any) -> dict[str, Any]:
-    return {
-        "slug": m.slug, "group": m.group or m.slug, "title": m.title, "year": m.year, "modality": m.modality,
-        "body_regions": list(m.body_regions), "access": m.access, "license": m.license.name,
-        "redistribution": m.license.redistribution, "status": m.status, "labels": sorted(set(m.labels.values())),
-    }
-
-
-@sources_app.command("show")
-@told
-def sources_show(source: str, manifests: Manifests = None, as_json: AsJson = False) -> None:
-    """One source in full.
-
-    Example: medglip-etl sources show amos2022_ct
-    """
-    for m in _chosen(_manifests(manifests), [source]):
-        print(json.dumps(m.model_dump(mode="json", exclude={"path"})) if as_json else m.path.read_text())
-
-
-@sources_app.command("check")
-@told
-def sources_check(source: str, raw: Raw, manifests: Manifests = None, as_json: AsJson = False) -> None:
-    """Compare a folder with its manifest: pairs, and what has no partner.
-
-    Example: medglip-etl sources check amos2022_ct --raw /data
-    """
-    from etl.inventory import inventory
-
-    for m in _chosen(_manifests(manifests), [source]):
-        root = m.root(raw)
-        if root is None:
-            raise Failure(f"{m.slug}: no folder {m.folder or m.slug} below {raw}")
-        found = inventory(m, root)
-        without = [r.case for r in found.rejected if r.reason == "no_mask"]
-        alone = [r.case for r in found.rejected if r.reason == "no_image"]
-        undefined = _undefined_values(m, root, found)
-        report = {
-            "slug": m.slug, "pairs": len(found.cases), "images_without_mask": without,
-            "masks_without_image": alone, "unexpected": list(found.unexpected), "undefined_values": undefined,
-            "ok": bool(found.cases) and not without and not alone and not undefined,
-        }
-        print(json.dumps(report) if as_json else "\n".join(f"{k}: {v}" for k, v in report.items()))
-        if not report["ok"]:
-            raise typer.Exit(1)
-
-
-def _undefined_values(m: Any, root: Path, found: Any) -> list[str]:
-    """Label values on disk that the manifest lacks."""
-    import numpy as np
-
-    from etl.kinds import read_layers
-
-    values: set[str] = set()
-    for case in found.cases:
-        try:
-            layers = read_layers([(m.files[x.rule], root / x.path, x.label) for x in case.masks], dict(m.labels))
-        except ItemError as error:
-            print(f"{case.image}: {error}", file=sys.stderr)
-            continue
-        for layer in layers:
-            values |= {str(int(v)) for v in np.unique(layer.array) if v and int(v) not in layer.names}
-    return sorted(values)
 
 
 if __name__ == "__main__":

@@ -14,8 +14,9 @@ import numpy as np
 import pyarrow as pa
 import yaml
 
-from etl import demo_2d, demo_3d
+from etl import demo_2d, demo_3d, demo_boxes, label_file
 from etl.demo_shapes import Expected
+from etl.labelmap import Mapping
 from etl.store import write_bytes, write_table
 
 SCHEMA = pa.schema(
@@ -48,13 +49,14 @@ def write_demo(folder: Path) -> None:
         source.draw(folder / "raw" / manifest.get("folder", slug), expected, _rng(slug))
         _write_yaml(folder / "manifests" / f"{slug}.yaml", manifest)
         entries = {raw: _entry(value) for raw, value in source.label_map.items()}
-        _write_yaml(folder / "label_maps" / "sources" / f"{slug}.yaml", {"source": slug, "labels": entries})
+        label_map = folder / "label_maps" / "sources" / f"{slug}.yaml"
+        write_bytes(label_map, label_file.render(slug, entries).encode())
     write_table(folder / "expected.parquet", pa.Table.from_pylist(_sorted(expected.rows), schema=SCHEMA))
 
 
 def sources() -> Iterator[tuple[str, Source]]:
     """The demo's sources by slug."""
-    for module in (demo_3d, demo_2d):
+    for module in (demo_3d, demo_2d, demo_boxes):
         for slug, (draw, manifest, label_map) in module.SOURCES.items():
             yield slug, Source(draw, manifest, label_map)
 
@@ -72,8 +74,9 @@ def _common(slug: str) -> dict[str, Any]:
     }
 
 
-def _entry(value: str | dict[str, Any]) -> dict[str, Any]:
-    return {"label": value, "status": "approved", "by": "curator"} if isinstance(value, str) else value
+def _entry(value: str | dict[str, Any]) -> Mapping:
+    fields = {"label": value, "status": "approved"} if isinstance(value, str) else value
+    return Mapping.model_validate({"by": "curator", **fields})
 
 
 def _rng(slug: str) -> Callable[[str], np.random.Generator]:

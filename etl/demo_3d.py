@@ -195,7 +195,10 @@ SOURCES: dict[str, tuple[Callable[[Path, Expected, Rng], None], dict[str, Any], 
             "files": [{"image": r"{case:sub-\d+}/t1.nrrd", "mask": "{case}/t1-label.nrrd", "kind": "label_map"}],
             "labels": {1: "ventricles", 2: "tumour"},
         },
-        {"ventricles": "brain ventricle", "tumour": "brain tumor"},
+        {
+            "ventricles": "brain ventricle",
+            "tumour": {"label": "brain tumor", "status": "approved", "why": "the source is of the brain"},
+        },
     ),
     "demo_mri_tumor": (
         mri_tumor,

@@ -9,6 +9,7 @@ from scipy import ndimage
 
 Mask = NDArray[np.bool_]
 Floats = NDArray[np.float64]
+Box = tuple[float, float, float, float]
 
 MIN_AREA = 0.015
 MIN_SIDE = 32
@@ -57,10 +58,17 @@ class Expected:
 
     rows: list[dict[str, object]] = field(default_factory=list)
 
-    def picture(self, source: str, case: str, regions: Sequence[tuple[str, Mask]]) -> None:
-        """Regions (label, mask of shape rows × columns) of a 2D image."""
+    def picture(self, source: str, case: str, regions: Sequence[tuple[str, Mask]], frame: int = 0) -> None:
+        """Regions (label, mask of shape rows × columns) of a 2D image, or of one frame of a sequence."""
         for label, mask in regions:
-            self._add(source, case, "native", 0, label, mask)
+            self._add(source, case, "native", frame, label, mask)
+
+    def boxes(self, source: str, case: str, shape: tuple[int, int], regions: Sequence[tuple[str, Box]]) -> None:
+        """Regions (label, box x, y, width, height) of a 2D image: every pixel that a box touches."""
+        rows, columns = np.indices(shape)
+        for label, (x, y, width, height) in regions:
+            touched = (columns + 1 > x) & (columns < x + width) & (rows + 1 > y) & (rows < y + height)
+            self._add(source, case, "native", 0, label, touched)
 
     def volume(self, source: str, case: str, masks: Mapping[str, Mask]) -> None:
         """Regions of a volume: label → mask `V[i, j, k]` on the RAS+ grid, cut along the three axes."""

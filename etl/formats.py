@@ -3,9 +3,13 @@
 import hashlib
 from pathlib import Path
 
-from etl import nifti, pictures
+import numpy as np
+
+from etl import arrays, nifti, pictures
+from etl.dicomfile import is_dicom
 from etl.errors import ItemError
-from etl.raster import MAX_BYTES, Array, Raster, unreadable
+from etl.isolate import alive
+from etl.raster import MAX_BYTES, STACK_AFFINE, Array, Raster, unreadable
 
 __all__ = ["Raster", "companions", "fingerprint", "read", "read_colors", "read_grey", "read_indexed", "read_pages"]
 
@@ -13,11 +17,11 @@ PICTURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF87a", b"GIF89a", b"BM",
             b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # fmt: skip
 META_KEYS = (b"ObjectType", b"NDims", b"Comment", b"DimSize", b"ElementDataFile")
 SUFFIXES = (".nii", ".nii.gz", ".hdr", ".img", ".nrrd", ".nhdr", ".mha", ".mhd", ".png", ".jpg", ".jpeg",
-            ".tif", ".tiff", ".bmp", ".gif", ".pgm", ".ppm", ".pbm", ".pnm")  # fmt: skip
+            ".tif", ".tiff", ".bmp", ".gif", ".pgm", ".ppm", ".pbm", ".pnm", ".npy", ".npz")  # fmt: skip
 
 
 def sniff(path: Path) -> str:
-    """``nifti``, ``itk`` or ``picture``; ItemError with the cause for anything else."""
+    """``nifti``, ``dicom``, ``itk``, ``picture`` or a key of ``arrays.READERS``; else ItemError with the cause."""
     try:
         head = nifti.peek(path)
     except OSError as error:
@@ -27,10 +31,15 @@ def sniff(path: Path) -> str:
         raise unreadable(path, "empty file" if empty else "cut off inside its gzip header")
     if nifti.is_nifti(head):
         return "nifti"
+    if is_dicom(head):
+        return "dicom"
     if head.startswith(b"NRRD") or head.lstrip().startswith(META_KEYS):
         return "itk"
     if head.startswith(PICTURES) or _is_pnm(head):
         return "picture"
+    array = arrays.kind_of(path, head)
+    if array is not None:
+        return array
     if head.startswith(b"version https://git-lfs"):
         raise unreadable(path, "a Git LFS pointer, not the file itself")
     if path.name.lower().endswith(SUFFIXES):
@@ -47,17 +56,26 @@ def is_picture(path: Path) -> bool:
     return sniff(path) == "picture"
 
 
-def read(path: Path, limit: int = MAX_BYTES) -> Raster:
+def read(path: Path, limit: int = MAX_BYTES, *, variable: str | None = None) -> Raster:
     """The values of a file; ``limit`` is the largest array in bytes it may declare.
+
+    ``variable`` names the array in a file that holds several (MAT, npz).
 
     ItemError ``unreadable``, ``unsupported`` or ``too_large`` names the file and the cause.
     """
+    alive()
     found = sniff(path)
     try:
         if found == "picture":
             return Raster(pictures.read(path, limit))
         if found == "nifti":
             return nifti.read(path, limit)
+        if found in arrays.READERS:
+            return _without_geometry(arrays.read(path, found, variable, limit))
+        if found == "dicom":
+            from etl import dicom  # pydicom takes long to import
+
+            return dicom.read(path, limit)
         from etl import itk  # SimpleITK takes long to import and few sources need it
 
         return itk.read(path, limit)
@@ -65,6 +83,20 @@ def read(path: Path, limit: int = MAX_BYTES) -> Raster:
         raise unreadable(path, error.strerror or str(error)) from error
     except MemoryError as error:
         raise ItemError("too_large", f"{path.name}: more than this machine's memory") from error
+
+
+def _without_geometry(array: Array) -> Raster:
+    """A 2D array or an 8-bit one of three channels is a picture (rows, columns[, 3]), another 3D or 4D one a stack
+    (rows, columns, slices[, t]) of unknown spacing."""
+    if array.dtype == bool:
+        array = array.astype(np.uint8) * np.uint8(255)
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[..., 0]
+    if array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3 and array.dtype == np.uint8):
+        return Raster(array)
+    if array.ndim not in (3, 4):
+        raise ItemError("unsupported", f"an array of {array.ndim} dimensions is no image")
+    return Raster(array, STACK_AFFINE.copy())
 
 
 def read_pages(path: Path, limit: int = MAX_BYTES) -> list[Array]:
@@ -99,7 +131,7 @@ def _require_picture(path: Path) -> None:
 def companions(path: Path) -> list[Path]:
     """The other files that hold this one's voxels: ``.raw`` of a ``.mhd``, ``.img`` of a ``.hdr``."""
     found = sniff(path)
-    if found == "picture":
+    if found in ("picture", "dicom", *arrays.READERS):
         return []
     if found == "nifti":
         source = nifti.data_file(path)

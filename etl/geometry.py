@@ -115,6 +115,21 @@ def flat_axis(shape: tuple[int, ...]) -> str | None:
     return "axial" if k == 1 else "coronal" if j == 1 else "sagittal" if i == 1 else None
 
 
+def nearest(mask: Array, mask_affine: Array, shape: tuple[int, ...], affine: Array) -> Array:
+    """A label array (i, j, k) brought to another grid: each voxel takes the mask's nearest one in patient space.
+
+    Voxels outside the mask's grid get 0. Both affines are 4x4, voxel to RAS+ mm.
+    """
+    relative = np.linalg.inv(np.asarray(mask_affine, float)) @ np.asarray(affine, float)
+    i, j = np.meshgrid(np.arange(shape[0]), np.arange(shape[1]), indexing="ij")
+    result = np.zeros(shape[:3], mask.dtype)
+    for k in range(shape[2]):
+        found = [np.floor(r[0] * i + r[1] * j + r[2] * k + r[3] + 0.5).astype(np.int64) for r in relative[:3]]
+        inside = np.all([(f >= 0) & (f < n) for f, n in zip(found, mask.shape, strict=True)], axis=0)
+        result[..., k][inside] = mask[tuple(f[inside] for f in found)]
+    return result
+
+
 def require_same_grid(shape: tuple[int, ...], affine: Array, mask_shape: tuple[int, ...], mask_affine: Array) -> None:
     """Check that a canonical mask grid is the canonical image grid.
 

@@ -1,10 +1,15 @@
-"""Grey values to 8 bit, computed in float64. Pure NumPy."""
+"""Grey values to 8 bit, computed in float64."""
+
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-Array = npt.NDArray[np.generic]
-CHUNK = 1 << 22  # values looked at together
+from etl import kernels
+
+Array = npt.NDArray[Any]
+View = tuple[float, float] | tuple[Array, Array]
+"""Lower and upper bound of a window; or a curve: rising values and their grey, 0 to 255."""
 
 
 def window_bounds(center: float, width: float) -> tuple[float, float]:
@@ -32,11 +37,9 @@ def percentile_bounds(array: Array, low: float, high: float) -> tuple[float, flo
 
 def _counted(array: Array, low: float, high: float) -> tuple[float, float]:
     """The percentiles from a histogram of all values of the type."""
-    first = 0 if array.dtype.kind == "u" else -(1 << (8 * array.dtype.itemsize - 1))
-    counts = np.zeros(1 << (8 * array.dtype.itemsize), np.int64)
-    flat = array.ravel(order="K")
-    for start in range(0, flat.size, CHUNK):
-        counts += np.bincount(flat[start : start + CHUNK].astype(np.int64) - first, minlength=counts.size)
+    limits = np.iinfo(array.dtype)
+    first = int(limits.min)
+    counts = kernels.histogram(array, first, int(limits.max) - first + 1)
     present = np.flatnonzero(counts)[1:]
     if present.size == 0:
         return 0.0, 0.0
@@ -52,6 +55,24 @@ def _ranked(values: npt.NDArray[np.int64], upto: npt.NDArray[np.int64], percent:
     b = float(values[np.searchsorted(upto, min(below + 1, int(upto[-1]) - 1), side="right")])
     t = place - below
     return a + (b - a) * t if t < 0.5 else b - (b - a) * (1 - t)
+
+
+def to_grey(plane: Array, view: View | None, *, invert: bool = False) -> npt.NDArray[np.uint8]:
+    """A plane as 8 bit by its view, its own 8-bit values where that is None; ``invert``: then dark for bright."""
+    if view is None:
+        grey = np.ascontiguousarray(plane, dtype=np.uint8)
+    elif isinstance(view[0], np.ndarray):
+        grey = _along_curve(plane, (np.asarray(view[0]), np.asarray(view[1])))
+    else:
+        grey = to_uint8(plane, (view[0], float(view[1])))
+    return 255 - grey if invert else grey
+
+
+def _along_curve(plane: Array, curve: tuple[Array, Array]) -> npt.NDArray[np.uint8]:
+    """Linear between the points of the curve; 0 where not finite."""
+    grey = np.interp(plane.astype(np.float64), curve[0].astype(np.float64), curve[1].astype(np.float64))
+    result: npt.NDArray[np.uint8] = np.rint(np.clip(np.where(np.isfinite(grey), grey, 0), 0, 255)).astype(np.uint8)
+    return result
 
 
 def to_uint8(plane: Array, bounds: tuple[float, float]) -> npt.NDArray[np.uint8]:

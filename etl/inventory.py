@@ -9,11 +9,13 @@ from __future__ import annotations
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from etl.dicomfile import is_dicom_file
 from etl.errors import UsageError
+from etl.listed import Lists
 from etl.manifest import Manifest
 from etl.patterns import Pattern, compile_pattern, fill
 from etl.tables import FactTable, read_table
@@ -34,7 +36,10 @@ class MaskFile:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """An image with its masks; `facts` may hold sex, age, diagnosis, license."""
+    """An image with its masks; `facts` may hold sex, age, diagnosis, license.
+
+    `image` is the first file of a DICOM series, `series` all of them; it is empty where one file is the image.
+    """
 
     source: str
     case: str
@@ -43,6 +48,12 @@ class Case:
     image: str
     masks: tuple[MaskFile, ...]
     facts: dict[str, str] = field(default_factory=dict)
+    series: tuple[str, ...] = ()
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """All files of the image."""
+        return self.series or (self.image,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +84,7 @@ class _RuleFiles:
     case: str | None
     labels: dict[str, str]
     by_label: bool
+    folder: bool = False
     shared: tuple[str, ...] = ()
     images: dict[str, dict[str, str]] = field(default_factory=dict)
     keys: set[tuple[str, ...]] = field(default_factory=set)
@@ -85,17 +97,37 @@ class _RuleFiles:
         if self.case is not None:
             return fill(self.case, captures)
         parts = [captures[name] for name in self.image.names if name != "label"]
-        return "-".join(parts) or stem(path)
+        return "-".join(parts) or stem(path if not self.folder else os.path.dirname(path) + ".d")
 
 
 @dataclass(slots=True)
 class _Entry:
-    """An image on the way to a case: its captures by the first rule that matches, its rules."""
+    """An image on the way to a case: its captures by the first rule that matches, its rules.
+
+    `series` are the files of a DICOM series, where the image has several.
+    """
 
     path: str
     case: str
     captures: dict[str, str]
     rules: list[int]
+    series: list[str] = field(default_factory=list)
+
+
+class _Excluded:
+    """The cases with a known fault."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        texts = {item.case: f"{item.why} {item.link or ''}".strip() for item in manifest.exclude}
+        self._names = {case: text for case, text in texts.items() if "*" not in case}
+        self._patterns = [(re.compile(re.escape(case).replace(r"\*", ".*"), re.DOTALL), text)
+                          for case, text in texts.items() if "*" in case]  # fmt: skip
+
+    def why(self, case: str) -> str | None:
+        """What is wrong with a case, if something is."""
+        if case in self._names:
+            return self._names[case]
+        return next((text for pattern, text in self._patterns if pattern.fullmatch(case)), None)
 
 
 def stem(path: str) -> str:
@@ -129,27 +161,31 @@ def _loops(link: str, real: str, parents: tuple[str, ...]) -> bool:
 
 
 def inventory(manifest: Manifest, root: Path) -> Inventory:
-    """Pair the files below `root` by the rules of a manifest."""
+    """Pair the files below `root` by the rules of a manifest; DICOM files of one case name are one image."""
     rules = [_prepare(manifest, index) for index in range(len(manifest.files))]
     tables = [read_table(table, root) for table in manifest.tables]
     known = {table.file for table in manifest.tables}
-    entries, mask_paths, unexpected = _sort_files(rules, [path for path in walk(root) if path not in known])
+    paths = walk(root)
+    entries, mask_paths, unexpected = _sort_files(rules, paths, known, root)
     _index_masks(rules, mask_paths)
-    _unique(entries)
+    entries = _joined(entries, root)
+    lists = Lists(manifest, root)
     result = Inventory(unexpected=unexpected)
-    excluded = {item.case: f"{item.why} {item.link or ''}".strip() for item in manifest.exclude}
+    excluded = _Excluded(manifest)
     used: set[str] = set()
     for entry in entries:
-        masks = _masks_of(rules, entry)
+        masks = _masks_of(rules, entry, lists)
         used.update(mask.path for mask in masks)
-        if entry.case in excluded:
-            result.rejected.append(Rejected(entry.case, "excluded", excluded[entry.case]))
+        if (fault := excluded.why(entry.case)) is not None:
+            result.rejected.append(Rejected(entry.case, "excluded", fault))
         elif not masks:
             result.rejected.append(Rejected(entry.case, "no_mask", f"no mask matches image {entry.path}"))
         else:
             _check_labels(manifest, rules, entry, masks)
             result.cases.append(_case(manifest, entry, masks, tables))
+    used.update(lists.read)
     result.rejected += _orphans(rules, used, excluded)
+    result.rejected += [_alone(name, mask, excluded) for name, mask in lists.without_image(paths)]
     result.cases.sort(key=lambda case: case.case)
     result.rejected.sort(key=lambda row: (row.case, row.reason))
     return result
@@ -160,20 +196,25 @@ def _prepare(manifest: Manifest, index: int) -> _RuleFiles:
     image = compile_pattern(rule.image)
     mask = compile_pattern(rule.mask, image) if rule.mask is not None else None
     shared = tuple(name for name in image.names if mask and name in mask.names)
-    by_label = rule.kind == "file_per_label"
-    return _RuleFiles(index, image, mask, rule.case, manifest.rule_labels(rule), by_label, shared)
+    by_label, folder = rule.kind == "file_per_label", rule.image.endswith("/")
+    return _RuleFiles(index, image, mask, rule.case, manifest.rule_labels(rule), by_label, folder, shared)
 
 
-def _sort_files(rules: list[_RuleFiles], paths: list[str]) -> tuple[list[_Entry], list[str], list[str]]:
+def _sort_files(
+    rules: list[_RuleFiles], paths: list[str], tables: Collection[str], root: Path
+) -> tuple[list[_Entry], list[str], list[str]]:
+    """Images, masks, and files that no rule knows; a pattern that names a folder takes its DICOM files only."""
     entries, masks, unexpected = [], [], []
     for path in paths:
         if any(rule.mask and rule.mask.match(path) is not None for rule in rules):
             masks.append(path)
             continue
+        if path in tables:
+            continue
         entry: _Entry | None = None
         for rule in rules:
             captures = rule.image.match(path)
-            if captures is None:
+            if captures is None or (rule.folder and not is_dicom_file(root / path)):
                 continue
             if entry is None:
                 entry = _Entry(path, rule.name(path, captures), captures, [])
@@ -212,22 +253,37 @@ def _best(rule: _RuleFiles, path: str, first: dict[str, str]) -> dict[str, str]:
     return best
 
 
-def _unique(entries: list[_Entry]) -> None:
-    seen: dict[str, str] = {}
+def _joined(entries: list[_Entry], root: Path) -> list[_Entry]:
+    """The entries, those of one case name joined where all are DICOM; else two of one name are an error.
+
+    Files are opened only where several have one case name.
+    """
+    groups: dict[str, list[_Entry]] = defaultdict(list)
     for entry in entries:
-        if entry.case in seen:
+        groups[entry.case].append(entry)
+    for case, group in groups.items():
+        first = group[0]
+        if len(group) == 1:
+            continue
+        odd = next((e for e in group if e.rules != first.rules or not is_dicom_file(root / e.path)), None)
+        if odd is not None:
+            other = odd if odd is not first else group[1]
             raise UsageError(
-                f"two images have the case name '{entry.case}': {seen[entry.case]} and {entry.path}; "
-                "capture what tells them apart, or add a case: template to the rule"
+                f"two images have the case name '{case}': {first.path} and {other.path}; "
+                "capture what tells them apart, or add a case: template to the rule (only the files of a DICOM "
+                "series share a name)"
             )
-        seen[entry.case] = entry.path
+        first.series = [entry.path for entry in group]
+    return [group[0] for group in groups.values()]
 
 
-def _masks_of(rules: list[_RuleFiles], entry: _Entry) -> tuple[MaskFile, ...]:
+def _masks_of(rules: list[_RuleFiles], entry: _Entry, lists: Lists) -> tuple[MaskFile, ...]:
     masks: list[MaskFile] = []
     for index in entry.rules:
         rule = rules[index]
-        masks += rule.masks.get(rule.key(rule.images[entry.path]), ())
+        keys = dict.fromkeys(rule.key(rule.images[path]) for path in entry.series or [entry.path])
+        found = [mask for key in keys for mask in rule.masks.get(key, ())]
+        masks += [mask for mask in found if lists.serves(mask.rule, mask.path, entry.path, entry.case)]
         if rule.mask is None and len(rule.labels) > 0 and _in_image(rule, entry):
             masks.append(MaskFile(index, entry.path))
     return tuple(masks)
@@ -263,7 +319,7 @@ def _case(manifest: Manifest, entry: _Entry, masks: tuple[MaskFile, ...], tables
     default = fill(template, captures) if template else entry.captures.get("subject", captures["case"])
     subject = facts.pop("subject", default)
     split = facts.pop("split", None) or _rule_split(manifest, entry)
-    return Case(manifest.slug, entry.case, subject, split, entry.path, masks, facts)
+    return Case(manifest.slug, entry.case, subject, split, entry.path, masks, facts, tuple(entry.series))
 
 
 def _rule_split(manifest: Manifest, entry: _Entry) -> str | None:
@@ -274,7 +330,7 @@ def _rule_split(manifest: Manifest, entry: _Entry) -> str | None:
     return next(iter(splits), None)
 
 
-def _orphans(rules: list[_RuleFiles], used: set[str], excluded: dict[str, str]) -> Iterator[Rejected]:
+def _orphans(rules: list[_RuleFiles], used: set[str], excluded: _Excluded) -> Iterator[Rejected]:
     """One row for each case that has masks but no image."""
     paths: dict[str, list[str]] = defaultdict(list)
     seen: set[str] = set()
@@ -286,11 +342,19 @@ def _orphans(rules: list[_RuleFiles], used: set[str], excluded: dict[str, str]) 
                     seen.add(mask.path)
                     paths[_orphan_name(rule, mask.path, captures)].append(mask.path)
     for case, files in paths.items():
-        if case in excluded:
-            yield Rejected(case, "excluded", excluded[case])
+        if (fault := excluded.why(case)) is not None:
+            yield Rejected(case, "excluded", fault)
         else:
             more = f" and {len(files) - 1} more" if len(files) > 1 else ""
             yield Rejected(case, "no_image", f"no image matches mask {files[0]}{more}")
+
+
+def _alone(name: str, mask: str, excluded: _Excluded) -> Rejected:
+    """An image that an annotation file lists and nobody finds."""
+    case = stem(name)
+    if (fault := excluded.why(case)) is not None:
+        return Rejected(case, "excluded", fault)
+    return Rejected(case, "no_image", f"no image file for '{name}', which {mask} lists")
 
 
 def _orphan_name(rule: _RuleFiles, path: str, captures: dict[str, str]) -> str:

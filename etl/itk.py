@@ -4,6 +4,7 @@
 
 import math
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,15 @@ META_BYTES = {
 sitk.ProcessObject.SetGlobalWarningDisplay(False)
 
 
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """One segment of a Slicer segmentation: its name, and the value that it has in one of the layers."""
+
+    name: str
+    layer: int
+    value: int
+
+
 def read(path: Path, limit: int = MAX_BYTES) -> Raster:
     """Array [i, j(, k(, t))] in its stored type, affine in RAS+ mm; a 2D image has k = 0 only."""
     _check_data_file(path, limit)
@@ -37,6 +47,41 @@ def read(path: Path, limit: int = MAX_BYTES) -> Raster:
     array = sitk.GetArrayFromImage(image).T
     affine = check_affine(path, _affine(image))
     return Raster(array, affine, spacing_of(affine, array.ndim))
+
+
+def read_segments(path: Path, limit: int = MAX_BYTES) -> tuple[Raster, tuple[Segment, ...]] | None:
+    """A segmentation of 3D Slicer (`.seg.nrrd`): array [i, j, k, layer] and its segments; None for another file."""
+    with path.open("rb") as stream:
+        if b"_LabelValue:=" not in stream.read(HEADER_BYTES):
+            return None
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    try:
+        reader.ReadImageInformation()
+        check_size(path, (*reader.GetSize(), reader.GetNumberOfComponents()), 1, limit)
+        segments = _named(reader)
+        image = reader.Execute()
+    except (RuntimeError, ValueError) as error:
+        raise unreadable(path, error) from error
+    array = sitk.GetArrayFromImage(image)
+    array = np.moveaxis(array, -1, 0).T if image.GetNumberOfComponentsPerPixel() > 1 else array.T[..., None]
+    if array.ndim != 4 or any(not 0 <= segment.layer < array.shape[3] for segment in segments):
+        raise unreadable(path, f"its segments name layers that an array of shape {array.shape} has not")
+    affine = check_affine(path, _affine(image))
+    return Raster(array, affine, spacing_of(affine, 3)), segments
+
+
+def _named(reader: sitk.ImageFileReader) -> tuple[Segment, ...]:
+    """The segments of a header, from `Segment0_Name`, `Segment0_LabelValue` and, if there, `Segment0_Layer`."""
+    header = {key: reader.GetMetaData(key).strip() for key in reader.GetMetaDataKeys() if key.startswith("Segment")}
+    numbers = sorted(int(key[7:-11]) for key in header if re.fullmatch(r"Segment\d+_LabelValue", key))
+    return tuple(
+        Segment(
+            header.get(f"Segment{n}_Name", ""), int(header.get(f"Segment{n}_Layer", 0)),
+            int(header[f"Segment{n}_LabelValue"]),
+        )
+        for n in numbers
+    )  # fmt: skip
 
 
 def _check_information(path: Path, reader: sitk.ImageFileReader, limit: int) -> None:

@@ -28,7 +28,10 @@ class Category(_Model):
 
 
 class Label(_Model):
-    """One fine label; `parent` is the label it is part of, `codes` its codes in public terminologies."""
+    """One fine label; `parent` is the label it is part of, `codes` its codes in public terminologies.
+
+    `components: either`: some sources split it into connected parts and others do not, which is known and accepted.
+    """
 
     id: int = Field(ge=1, le=198)
     name: str = Field(min_length=1)
@@ -38,6 +41,7 @@ class Label(_Model):
     laterality: Literal["left", "right", "none"] = "none"
     parent: str | None = None
     codes: dict[str, str] = Field(default_factory=dict)
+    components: Literal["alike", "either"] = "alike"
 
 
 class Mapping(_Model):

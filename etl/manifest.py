@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from etl import yamlfile
+from etl import labelkeys, yamlfile
 from etl.errors import UsageError
 from etl.patterns import check_template, compile_pattern
 
@@ -20,14 +20,19 @@ Kind = Literal[
     "label_map", "binary", "file_per_label", "color_map", "outline", "multipage", "bitfield", "image_stack",
     "dicom_seg", "rtstruct", "dicom_label", "coco", "voc", "yolo", "labelme", "csv_boxes", "rle_csv", "mat", "npy",
 ]  # fmt: skip
+Column = Literal["image", "label", "xmin", "ymin", "xmax", "ymax", "x", "y", "width", "height", "rle"]
 Fact = Literal["subject", "split", "sex", "age", "diagnosis", "license"]
 
-_VALUES = frozenset({"label_map", "image_stack"})
-_INTEGERS = frozenset({"dicom_seg", "dicom_label", "mat", "npy", "yolo", "multipage", "bitfield"})
-_ONE = frozenset({"binary", "outline"})
-_INTEGER = re.compile(r"-?(0|[1-9][0-9]*)")
-_RANGE = re.compile(r"(0|[1-9][0-9]*)-(0|[1-9][0-9]*)")
-_COLOR = re.compile(r"#[0-9a-f]{6}")
+OPTIONS: dict[str, frozenset[str]] = {
+    "threshold": frozenset({"binary", "file_per_label", "outline", "multipage", "dicom_seg"}),
+    "tolerance": frozenset({"color_map"}),
+    "background": frozenset({"color_map"}),
+    "variable": frozenset({"mat", "npy"}),
+    "order": frozenset({"image_stack", "mat", "npy"}),
+    "columns": frozenset({"csv_boxes", "rle_csv"}),
+    "runs": frozenset({"rle_csv"}),
+}
+"""The keys of a rule that belong to some kinds only."""
 _TEXT_KEYS = ("labels", "derive", "components", "annotates", "channels", "values")
 
 
@@ -38,7 +43,7 @@ def _relative(text: str) -> str:
 
 
 def _color(text: str) -> str:
-    if not _COLOR.fullmatch(text.lower()):
+    if not labelkeys.COLOR.fullmatch(text.lower()):
         raise ValueError(f"'{text}' is no color; write it as \"#rrggbb\"")
     return text.lower()
 
@@ -73,6 +78,9 @@ class Rule(_Model):
     tolerance: float = Field(default=0, ge=0)
     background: Color = "#000000"
     variable: Text | None = None
+    image_variable: Text | None = None
+    columns: dict[Column, Text] | None = None
+    runs: Literal["columns", "rows"] = "columns"
     order: Literal["position", "reversed", "filename", "instance_number"] = "position"
     mask_grid: Literal["nearest"] | None = None
     labels: dict[str, Text] | None = None
@@ -87,6 +95,10 @@ class Rule(_Model):
         mask = compile_pattern(self.mask, image) if self.mask is not None else None
         if self.kind == "file_per_label" and (mask is None or "label" not in mask.names):
             raise ValueError("kind file_per_label needs {label} in its mask pattern")
+        boxes = {"xmin", "ymin", "xmax", "ymax", "x", "y", "width", "height"}
+        foreign = {"csv_boxes": {"rle"}, "rle_csv": boxes}.get(self.kind, set()) & set(self.columns or {})
+        if foreign:
+            raise ValueError(f"kind {self.kind} has no column {', '.join(sorted(foreign))}")
         if self.labels is not None and not self.labels:
             raise ValueError("labels is empty; list them or remove the key to use the manifest's")
         return self
@@ -118,9 +130,11 @@ class View(_Model):
 
 
 class Table(_Model):
-    """A CSV, TSV or JSON file of facts: the row whose `key` column equals the `case` template."""
+    """A CSV, TSV or JSON file of facts: the row whose `key` column equals the `case` template. One that is
+    `optional` may be missing."""
 
     file: RelativePath
+    optional: bool = False
     key: Text
     case: Text = "{case}"
     columns: dict[Fact, Text]
@@ -128,7 +142,7 @@ class Table(_Model):
 
 
 class Exclude(_Model):
-    """A case with a known fault."""
+    """A case with a known fault; `*` in its name stands for any text."""
 
     case: Text
     why: Text
@@ -154,6 +168,7 @@ class Manifest(_Model):
     year: int | None = None
     modality: Modality
     detail: str | None = None
+    size: str | None = None
     body_regions: tuple[BodyRegion, ...] = ()
     homepage: str | None = None
     license: License = License()
@@ -187,7 +202,8 @@ class Manifest(_Model):
         """The labels that hold for a rule: its own, else the manifest's whose keys suit its kind."""
         if rule.labels is not None:
             return rule.labels
-        return {key: name for key, name in self.labels.items() if key_suits(rule.kind, key)}
+        kind = labelkeys.key_kind(rule.kind, rule.mask)
+        return {key: name for key, name in self.labels.items() if labelkeys.suits(kind, key)}
 
     def raw_labels(self) -> tuple[str, ...]:
         """Every raw label of the source, each once: of the manifest, of the rules, derived."""
@@ -205,38 +221,6 @@ _MODELS: dict[yamlfile.Location, type[BaseModel]] = {
     ("exclude",): Exclude,
     ("fetch",): Fetch,
 }
-
-
-def key_suits(kind: str, key: str) -> bool:
-    """Whether a key of `labels` can mean something to an annotation kind."""
-    if kind in _VALUES:
-        return bool(_INTEGER.fullmatch(key)) or key == ">0" or _ordered_range(key)
-    if kind in _ONE:
-        return key == "1"
-    if kind == "bitfield":
-        return key.isdecimal() or _ordered_range(key)
-    if kind in _INTEGERS:
-        return bool(_INTEGER.fullmatch(key))
-    if kind == "color_map":
-        return bool(_COLOR.fullmatch(key))
-    return bool(key)
-
-
-def _ordered_range(key: str) -> bool:
-    match = _RANGE.fullmatch(key)
-    return bool(match) and int(match[1]) <= int(match[2]) if match else False
-
-
-def _normal_key(kind: str, key: str) -> str:
-    if kind == "color_map":
-        return key.lower()
-    if kind in _VALUES or kind in _INTEGERS or kind in _ONE:
-        tight = re.sub(r"\s+", "", key)
-        number = re.fullmatch(r"([+-]?)(0|[1-9][0-9]*)(\.0*)?", tight)
-        if number:
-            return ("-" if number[1] == "-" and number[2] != "0" else "") + number[2]
-        return tight
-    return key
 
 
 def load_manifest(path: Path) -> Manifest:
@@ -291,46 +275,29 @@ def _prepare(document: yamlfile.Document) -> list[str]:
         data["view"] = {"window": "none"}
     files = data.get("files")
     rules = [rule for rule in files if isinstance(rule, dict)] if isinstance(files, list) else []
-    shared = [str(rule.get("kind")) for rule in rules if rule.get("labels") is None]
-    problems += _normalize(document, data, (), shared)
+    shared = [_key_kind(rule) for rule in rules if rule.get("labels") is None]
+    problems += labelkeys.normalize(document, data, (), shared)
     for index, rule in enumerate(files if isinstance(files, list) else []):
         if isinstance(rule, dict):
-            problems += _normalize(document, rule, ("files", index), [str(rule.get("kind"))])
+            problems += labelkeys.normalize(document, rule, ("files", index), [_key_kind(rule)])
+            problems += _option_problems(document, rule, ("files", index))
     return problems
 
 
-def _normalize(
-    document: yamlfile.Document, holder: dict[str, yamlfile.Value], at: yamlfile.Location, kinds: list[str]
+def _key_kind(rule: Mapping[str, Any]) -> str:
+    return labelkeys.key_kind(str(rule.get("kind")), str(rule.get("mask")))
+
+
+def _option_problems(
+    document: yamlfile.Document, rule: Mapping[str, Any], at: yamlfile.Location
 ) -> list[str]:
-    labels, problems = holder.get("labels"), []
-    if not isinstance(labels, dict):
-        return []
-    result: dict[str, yamlfile.Value] = {}
-    for key, name in labels.items():
-        location = (*at, "labels", key)
-        forms = [_normal_key(kind, key) for kind in kinds]
-        suits = [form for kind, form in zip(kinds, forms, strict=True) if key_suits(kind, form)]
-        new = suits[0] if suits and key not in suits else key
-        known = [kind for kind in kinds if kind in get_args(Kind)]
-        if known and not suits:
-            problems.append(document.message(location, _bad_key(key, known)))
-        if new in result:
-            problems.append(document.message(location, f"means the same as another key ({new}); keep one of them"))
-        document.lines[(*at, "labels", new)] = document.lines[location]
-        result[new] = name
-    holder["labels"] = result
+    """Options that the rule's kind does not have."""
+    kind, problems = rule.get("kind"), []
+    for option, kinds in OPTIONS.items():
+        if option in rule and kind in get_args(Kind) and kind not in kinds:
+            cause = f"means nothing to kind {kind}, only to {', '.join(sorted(kinds))}; remove it"
+            problems.append(document.message((*at, option), cause))
     return problems
-
-
-def _bad_key(key: str, kinds: list[str]) -> str:
-    text = f"'{key}' is no key of kind {', '.join(dict.fromkeys(kinds))}"
-    if re.fullmatch(r"[+-]?0+[0-9]+", key):
-        return f"{text}: write the number without leading zeros"
-    if any(kind in _ONE for kind in kinds):
-        return f"{text}: the one key is 1"
-    if "color_map" in kinds:
-        return f"{text}: write the color as \"#rrggbb\""
-    return f"{text}: write an integer" + (', "a-b" or ">0"' if set(kinds) & _VALUES else "")
 
 
 def _problems(document: yamlfile.Document, manifest: Manifest) -> list[str]:

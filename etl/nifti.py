@@ -16,6 +16,7 @@ from etl.errors import ItemError
 from etl.raster import MAX_BYTES, Array, Raster, check_affine, check_size, spacing_of, unreadable
 
 GZIP = b"\x1f\x8b"
+Bytes = bytes | bytearray | memoryview
 HEADER_BYTES = 540
 MAX_GZIP_RATIO = 1032
 """Deflate cannot do better: a file that declares more per compressed byte is cut off or a lie."""
@@ -83,29 +84,32 @@ def data_file(path: Path) -> Path:
     return path
 
 
-def _payload(path: Path, header: nib.Nifti1Header, size: int) -> bytes:
+def _payload(path: Path, header: nib.Nifti1Header, size: int) -> Bytes:
     """The decompressed bytes up to the last voxel: the voxels are the last ``size`` of them."""
     single = bytes(header["magic"].tobytes())[:2] == b"n+"
     source = path if single else data_file(path)
     if not source.is_file():
         raise unreadable(path, f"its data file {source.name} is missing")
-    offset = int(header.get_data_offset())
+    try:
+        offset = int(header.get_data_offset())
+    except (ValueError, OverflowError) as error:
+        raise unreadable(path, "its data offset is not a number") from error
     if offset < 0:
         raise unreadable(path, f"impossible data offset {offset}")
     end = offset + size
     raw = source.read_bytes()
-    data = _gunzip(source, raw, end) if raw.startswith(GZIP) else raw[:end]
+    data = _gunzip(source, raw, end) if raw.startswith(GZIP) else raw
     if len(data) < end:
         raise unreadable(source, f"cut off: {len(data)} of {end} bytes")
-    return data[:end] if len(data) > end else data
+    return memoryview(data)[:end]
 
 
-def _gunzip(path: Path, raw: bytes, end: int) -> bytes:
+def _gunzip(path: Path, raw: bytes, end: int) -> Bytes:
     """At least the first ``end`` decompressed bytes where there are so many, checksum verified."""
     if end > len(raw) * MAX_GZIP_RATIO:
         raise unreadable(path, f"cut off: {len(raw)} compressed bytes cannot hold {end}")
     try:
-        data = bytes(memoryview(deflate.gzip_decompress(raw, end)))
+        data: Bytes = deflate.gzip_decompress(raw, end)
     except (deflate.DeflateError, ValueError, MemoryError):
         data = b""
     return data if len(data) >= end else _gunzip_members(path, raw, end)

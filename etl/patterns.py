@@ -79,7 +79,11 @@ class Pattern:
 
 
 def compile_pattern(text: str, image: Pattern | None = None) -> Pattern:
-    """Compile a pattern; a mask pattern takes over the regex of a capture from its `image` pattern."""
+    """Compile a pattern; a mask pattern takes over the regex of a capture from its `image` pattern.
+
+    One that ends in `/` matches every file in that folder.
+    """
+    text = f"{text}*" if text.endswith("/") else text
     if text.startswith("/") or "\\" in _PLACE.sub("", text.split("{")[0]) or ".." in text.split("/"):
         raise ValueError(f"'{text}' must be a path below the source's folder, with / and without ..")
     regexes: dict[str, str] = {}

@@ -5,6 +5,7 @@ import zlib
 
 import numpy as np
 import numpy.typing as npt
+from isal import isal_zlib
 
 COLOR_TYPES = {2: 0, 3: 2}  # array dimensions -> PNG colour type (grey, RGB)
 
@@ -12,8 +13,8 @@ COLOR_TYPES = {2: 0, 3: 2}  # array dimensions -> PNG colour type (grey, RGB)
 def encode(image: npt.NDArray[np.uint8]) -> bytes:
     """Lossless PNG of a grey (rows, columns) or RGB (rows, columns, 3) image.
 
-    Filter "up" and zlib's run-length strategy: about five times faster than the usual level 6 at a
-    similar size, and plain zlib, so that the bytes depend on no processor feature.
+    Filter "up" and ISA-L's deflate level 1, many times faster than the usual level 6 at a similar size. Its bytes do
+    not depend on the processor (seen from SSE4.2 to AVX-512).
     """
     rows, columns = image.shape[:2]
     flat = np.ascontiguousarray(image).reshape(rows, -1)
@@ -21,8 +22,7 @@ def encode(image: npt.NDArray[np.uint8]) -> bytes:
     lines[:, 0] = 2
     lines[0, 1:] = flat[0]
     np.subtract(flat[1:], flat[:-1], out=lines[1:, 1:])
-    packer = zlib.compressobj(6, zlib.DEFLATED, 15, 9, zlib.Z_RLE)
-    data = packer.compress(lines.tobytes()) + packer.flush()
+    data = isal_zlib.compress(lines, 1)
     header = struct.pack(">IIBBBBB", columns, rows, 8, COLOR_TYPES[image.ndim], 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header) + _chunk(b"IDAT", data) + _chunk(b"IEND", b"")
 

@@ -1,23 +1,25 @@
-"""Regions of an integer plane: area, tight box, RLE, components. Pure."""
+"""Regions of integer planes and volumes: area, tight box, RLE, components. Pure."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from pycocotools import mask as coco_mask
 from scipy import ndimage
 
-Array = npt.NDArray[np.generic]
-Mask = npt.NDArray[np.bool_]
+from etl import geometry, kernels, planes
+
+Array = npt.NDArray[Any]
 EIGHT = np.ones((3, 3), bool)
-LARGEST_INDEX = 4096  # find_objects keeps a table up to the largest value
+LARGEST_VALUE = 1023  # larger ones are renumbered: tables have a place for each value up to the largest
+SPAN = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
     """One region on a plane: `value` of the label array, box [x, y, width, height] and area in pixels,
-    `rle` the counts of a COCO compressed RLE of the whole plane."""
+    `rle` the counts of a COCO compressed RLE of the whole plane; None for a given box, or where not asked for."""
 
     value: int
     x: int
@@ -25,66 +27,79 @@ class Found:
     width: int
     height: int
     area: int
-    rle: bytes
+    rle: bytes | None
 
 
-def regions(plane: Array, split: frozenset[int] = frozenset()) -> Iterator[Found]:
+def regions(plane: Array, split: frozenset[int] = frozenset(), *, rle_from: float = 0) -> Iterator[Found]:
     """Every region of an integer plane (rows, columns), by value; 0 is background.
 
-    Values in `split` give one region for each 8-connected component, ordered by first pixel in rows.
-    All work after one pass over the plane happens inside each value's box.
+    Values in `split` give one region for each 8-connected component, ordered by first pixel in rows. Regions under
+    `rle_from`, a share of the plane, come without RLE.
     """
     if not plane.any():
         return
-    index, values = _indexed(plane)
-    for number, box in enumerate(ndimage.find_objects(index), 1):
+    dense, values = _dense(plane)
+    for number, box in enumerate(ndimage.find_objects(dense.astype(np.int32, copy=False)), 1):
         if box is not None:
-            mask = index[box] == number
-            corner = (box[0].start, box[1].start)
-            value = number if values is None else int(values[number - 1])
-            yield from _of_value(mask, corner, plane.shape, value, value in split)
+            part = dense[box]
+            at = (box[0].start, box[1].start, int(np.count_nonzero(part == number)))
+            yield from _of_value(part, number, at, plane.shape, values, split, rle_from * plane.size)
 
 
-def _indexed(plane: Array) -> tuple[npt.NDArray[np.integer], npt.NDArray[np.integer] | None]:
-    """The plane with small positive values, and what they stand for where they had to be renumbered."""
-    labels = plane.astype(np.int32) if plane.dtype.itemsize < 4 else plane.astype(np.int64)
-    if labels.min() >= 0 and labels.max() <= LARGEST_INDEX:
-        return labels, None
-    values = np.unique(labels)
-    values = values[values != 0]
-    return np.where(labels == 0, 0, np.searchsorted(values, labels) + 1), values
+class VolumeRegions:
+    """The regions of every plane of a canonical label volume (i, j, k), as `regions` gives them for one."""
+
+    def __init__(self, labels: Array, split: frozenset[int] = frozenset(), *, rle_from: float = 0) -> None:
+        self._labels, self._values = _dense(labels)
+        self._split, self._rle_from = split, rle_from
+        largest = int(self._labels.max(initial=0))
+        self._tables = planes.extents(planes.in_memory(self._labels), largest + 1)
+
+    def on(self, axis: str, index: int) -> Iterator[Found]:
+        """The regions of one slice."""
+        table = self._tables[axis][index]
+        numbers = np.flatnonzero(table[:, 0]).tolist()
+        plane = geometry.plane(self._labels, axis, index)
+        for number in numbers:
+            area, x, y, width, height = table[number].tolist()
+            part = plane[y : y + height, x : x + width]
+            least = self._rle_from * plane.size
+            yield from _of_value(part, number, (y, x, area), plane.shape, self._values, self._split, least)
 
 
-def _of_value(mask: Mask, corner: tuple[int, int], shape: tuple[int, ...], value: int, split: bool) -> Iterator[Found]:
-    if not split:
-        yield _measure(mask, corner, shape, value)
+def _of_value(
+    part: Array, number: int, at: tuple[int, int, int], shape: tuple[int, ...], values: Array | None,
+    split: frozenset[int], least: float,
+) -> Iterator[Found]:
+    """The regions of a value inside its box `part`; `at` is the box's row and column, and the value's area."""
+    row, column, area = at
+    value = number if values is None else int(values[number])
+    size = (shape[0], shape[1])
+    if value not in split or kernels.connected(part, number):
+        code = kernels.rle(part, number, (row, column), size) if area >= least else None
+        yield Found(value, column, row, part.shape[1], part.shape[0], area, code)
         return
-    labelled, _ = ndimage.label(mask, EIGHT)
+    labelled, count = ndimage.label(part == number, EIGHT)
+    areas = np.bincount(labelled.ravel(), minlength=count + 1).tolist()
     for component, box in enumerate(ndimage.find_objects(labelled), 1):
-        inside = (corner[0] + box[0].start, corner[1] + box[1].start)
-        yield _measure(labelled[box] == component, inside, shape, value)
+        y, x = row + box[0].start, column + box[1].start
+        inside = labelled[box]
+        code = kernels.rle(inside, component, (y, x), size) if areas[component] >= least else None
+        yield Found(value, x, y, inside.shape[1], inside.shape[0], areas[component], code)
 
 
-def _measure(mask: Mask, corner: tuple[int, int], shape: tuple[int, ...], value: int) -> Found:
-    y, x = corner
-    height, width = mask.shape
-    return Found(value, x, y, width, height, int(np.count_nonzero(mask)), encode(mask, corner, shape))
-
-
-def encode(mask: Mask, corner: tuple[int, int], shape: tuple[int, ...]) -> bytes:
-    """COCO compressed RLE counts of a plane of `shape` that is `mask` from (row, column) `corner` on and else 0."""
-    rows, columns = shape
-    edges = np.diff(np.pad(mask.T.astype(np.int8), ((0, 0), (1, 1))), axis=1)
-    column, row = np.nonzero(edges == 1)
-    starts = (column + corner[1]) * rows + row + corner[0]
-    column, row = np.nonzero(edges == -1)
-    ends = (column + corner[1]) * rows + row + corner[0]
-    gap = starts[1:] != ends[:-1]  # a run over the foot of one column and the head of the next is one run
-    turns = np.empty(2 * (int(gap.sum()) + 1), np.int64)
-    turns[0::2] = starts[np.concatenate(([True], gap))]
-    turns[1::2] = ends[np.concatenate((gap, [True]))]
-    counts = np.diff(turns, prepend=0).tolist()
-    if turns[-1] < rows * columns:
-        counts.append(rows * columns - int(turns[-1]))
-    packed: bytes = coco_mask.frPyObjects({"size": [rows, columns], "counts": counts}, rows, columns)["counts"]
-    return packed
+def _dense(labels: Array) -> tuple[Array, Array | None]:
+    """The labels as small numbers from 0, and the value that each number stands for where they are not the same."""
+    low, high = int(labels.min()), int(labels.max())
+    if low >= 0 and high <= LARGEST_VALUE:
+        return labels.view(np.uint8) if labels.dtype == bool else labels, None
+    if high - low < SPAN:
+        present = np.flatnonzero(kernels.histogram(labels, low, high - low + 1)) + low
+    else:
+        present = np.unique(labels)
+    values = np.concatenate(([0], present[present != 0]))
+    order = np.argsort(values)
+    dense = np.empty_like(labels, np.int32)
+    for index in range(labels.shape[-1]):
+        dense[..., index] = order[np.searchsorted(values[order], labels[..., index])]
+    return dense, values

@@ -1,58 +1,71 @@
 """Units of work over Dask; nothing else in the project knows Dask."""
 
+import importlib.util
+import logging
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 U = TypeVar("U")
+R = TypeVar("R")
 IN_FLIGHT_PER_THREAD = 4
 
 
-def run(
-    work: Callable[[U], dict[str, Any]], units: Sequence[U], *, workers: int = 0, scheduler: str | None = None
-) -> Iterator[tuple[U, dict[str, Any] | None]]:
-    """Run `work` on each unit and yield (unit, report) as they end; the report is None for a unit that
-    killed its workers. A bounded number is in flight, so a million units never sit in the scheduler.
+class Pool:
+    """Worker processes that run units, a bounded number at a time."""
 
-    `scheduler` is the address of a running cluster; without one `workers` processes are started here.
-    """
-    if not units:
-        return
+    def __init__(self, client: Any) -> None:
+        self._client = client
+
+    def map(
+        self, work: Callable[[U], R], units: Iterable[U], *, alone: bool = False
+    ) -> Iterator[tuple[U, R | None]]:
+        """(unit, result) of each unit as it ends; None for a unit whose workers died on it each time.
+
+        A bounded number is in flight, so a million units never sit in the scheduler; one at a time if `alone`,
+        so that a unit cannot be blamed for what its neighbour did.
+        """
+        from distributed import KilledWorker, as_completed
+
+        waiting = iter(units)
+        limit = 1 if alone else max(2, IN_FLIGHT_PER_THREAD * sum(self._client.nthreads().values()))
+        of: dict[str, U] = {}
+
+        def submit(unit: U) -> Any:
+            future = self._client.submit(work, unit, pure=False, retries=0)
+            of[future.key] = unit
+            return future
+
+        pool = as_completed([submit(u) for _, u in zip(range(limit), waiting, strict=False)])
+        for future in pool:
+            unit = of.pop(future.key)
+            try:
+                result = future.result()
+            except KilledWorker:
+                result = None
+            yield unit, result
+            following = next(waiting, None)
+            if following is not None:
+                pool.add(submit(following))
+
+
+@contextmanager
+def pool(workers: int, scheduler: str | None = None) -> Iterator[Pool]:
+    """`workers` processes on this machine, or those of the running cluster at the address `scheduler`."""
     from distributed import Client, LocalCluster
 
     if scheduler:
         with Client(scheduler) as client:
-            yield from _stream(client, work, units)
+            yield Pool(client)
         return
     import dask
 
-    with dask.config.set({"distributed.worker.daemon": True, "distributed.admin.tick.limit": "60s"}), LocalCluster(
+    logging.getLogger("distributed").setLevel(logging.ERROR)  # slow goodbyes and restarts are not the user's business
+    settings = {"distributed.worker.daemon": True, "distributed.admin.tick.limit": "60s"}
+    with dask.config.set(settings), LocalCluster(
         n_workers=max(1, workers), threads_per_worker=1, dashboard_address="127.0.0.1:0", host="127.0.0.1"
     ) as cluster, Client(cluster) as client:
-        print(f"dask dashboard: {cluster.dashboard_link}", file=sys.stderr)
-        yield from _stream(client, work, units)
-
-
-def _stream(client: Any, work: Callable[[U], dict[str, Any]], units: Sequence[U]) -> Iterator[Any]:
-    from distributed import KilledWorker, as_completed
-
-    waiting = iter(units)
-    limit = max(2, IN_FLIGHT_PER_THREAD * sum(client.nthreads().values()))
-    of: dict[str, U] = {}
-
-    def submit(unit: U) -> Any:
-        future = client.submit(work, unit, pure=False, retries=0)
-        of[future.key] = unit
-        return future
-
-    pool = as_completed([submit(u) for _, u in zip(range(limit), waiting, strict=False)])
-    for future in pool:
-        unit = of.pop(future.key)
-        try:
-            report = future.result()
-        except KilledWorker:
-            report = None
-        yield unit, report
-        following = next(waiting, None)
-        if following is not None:
-            pool.add(submit(following))
+        more = "" if importlib.util.find_spec("bokeh") else " (its pages need `pip install bokeh`)"
+        print(f"dask dashboard: {cluster.dashboard_link}{more}", file=sys.stderr)
+        yield Pool(client)

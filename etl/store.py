@@ -33,9 +33,50 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 def write_table(path: Path, table: pa.Table) -> None:
     """Commit a Parquet table atomically."""
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd", row_group_size=100_000)
-    write_bytes(path, sink.getvalue().to_pybytes())
+    file = TableFile(path, table.schema)
+    file.write_table(table)
+    file.commit()
+
+
+class TableFile:
+    """A Parquet file that grows under a temporary name and is there, whole, from `commit` on."""
+
+    def __init__(self, path: Path, schema: pa.Schema, *, packed: bool = False) -> None:
+        """With `packed` the values are compressed already (PNG): neither compression nor statistics pay."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._path, self._schema = path, schema
+        self._temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+        self._file = self._temporary.open("wb")
+        plain: dict[str, Any] = {"compression": "none", "use_dictionary": False, "write_statistics": False}
+        self._writer = pq.ParquetWriter(self._file, schema, **(plain if packed else {"compression": "zstd"}))
+
+    def write(self, rows: list[dict[str, Any]]) -> None:
+        """Adds rows as a row group."""
+        if rows:
+            self.write_table(pa.Table.from_pylist(rows, self._schema))
+
+    def write_table(self, table: pa.Table) -> None:
+        """Adds a table."""
+        self._writer.write_table(table, row_group_size=100_000)
+
+    def commit(self) -> None:
+        """Ends the file: footer, fsync, rename."""
+        self._writer.close()
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        os.replace(self._temporary, self._path)
+
+    def discard(self) -> None:
+        """Removes it if it was not committed."""
+        self._file.close()
+        self._temporary.unlink(missing_ok=True)
+
+
+def sweep(folder: Path) -> None:
+    """Removes what writers that were killed left behind."""
+    for path in folder.glob(".*.tmp"):
+        path.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -32,6 +32,8 @@ class FactTable:
 def read_table(table: Table, root: Path) -> FactTable:
     """Read the columns that the manifest names; a fact that rows of one key disagree on is unknown."""
     result = FactTable(table)
+    if table.optional and not (root / table.file).exists():
+        return result
     doubtful: set[tuple[str, str]] = set()
     for row in _rows(table, root / table.file):
         facts = result.rows.setdefault(row[table.key].strip(), {})

@@ -142,18 +142,18 @@ def write_pages(folder: Path, stats: dict[str, Any], manifests: Mapping[str, Man
     (folder / "report" / "index.html").write_text(page(stats, used, sheet), encoding="utf-8")
 
 
-def recover(final: Path) -> None:
-    """Puts the old dataset back if a swap was cut off between its two renames."""
-    old = final.with_name("dataset.old")
-    if old.exists() and not final.exists():
-        old.rename(final)
+def recover(folder: Path) -> None:
+    """Puts the old folder back if a swap was cut off between its two renames."""
+    old = folder.with_name(f"{folder.name}.old")
+    if old.exists() and not folder.exists():
+        old.rename(folder)
     shutil.rmtree(old, ignore_errors=True)
 
 
-def swap(fresh: Path, final: Path) -> None:
-    """Makes `fresh` the dataset."""
-    old = final.with_name("dataset.old")
-    if final.exists():
-        final.rename(old)
-    fresh.rename(final)
+def swap(fresh: Path, folder: Path) -> None:
+    """Makes `fresh` the folder."""
+    old = folder.with_name(f"{folder.name}.old")
+    if folder.exists():
+        folder.rename(old)
+    fresh.rename(folder)
     shutil.rmtree(old, ignore_errors=True)

@@ -5,17 +5,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 
-from etl import geometry, store
+from etl import geometry
 from etl.errors import Failure, UsageError
+from etl.results import committed
 
 
 def locate(out: Path, region: str) -> dict[str, Any]:
     """Where a region (integer id, or key) comes from.
 
     `voxel_box` are the first and last RAS+ voxel of the box, `patient_box_mm` their centres in RAS+ mm;
-    both are null for pictures, whose box is in pixels. `sha256` is that of the image file.
+    both are null for pictures, whose box is in pixels. `sha256` is that of the image file. For DICOM `file` is
+    the file of the slice, and `files` lists every file (with SHA-256 and frame) that the box touches.
 
     Raises:
         Failure: no dataset; UsageError: no such region.
@@ -31,22 +33,58 @@ def locate(out: Path, region: str) -> dict[str, Any]:
 
 def _find(folder: Path, region: str) -> tuple[dict[str, Any], dict[str, Any]]:
     columns = ["source", "case", "axis", "slice_index", "regions"]
-    for batch in ds.dataset(folder).to_batches(columns=columns, batch_size=1000):
-        for image in batch.to_pylist():
-            for found in image["regions"]:
-                if region in (str(found["region_id"]), found["key"]):
-                    return image, found
+    for path in sorted(folder.rglob("*.parquet")):
+        file = pq.ParquetFile(path)
+        for group in range(file.num_row_groups):
+            if not region.isdecimal() or _may_hold(file.metadata.row_group(group), int(region)):
+                for image in file.read_row_group(group, columns).to_pylist():
+                    for found in image["regions"]:
+                        if region in (str(found["region_id"]), found["key"]):
+                            return image, found
     raise UsageError(f"no region '{region}' in this dataset; give an id or a key from its shards")
 
 
+def _may_hold(group: Any, region_id: int) -> bool:
+    """Whether a row group may hold a region id, by its statistics."""
+    for n in range(group.num_columns):
+        column = group.column(n)
+        if column.path_in_schema.startswith("regions.") and column.path_in_schema.endswith(".region_id"):
+            return column.statistics is None or column.statistics.min <= region_id <= column.statistics.max
+    return True
+
+
 def _origin(out: Path, image: dict[str, Any], bbox: list[int]) -> dict[str, Any]:
-    for path in sorted((out / "stages" / "slice" / image["source"]).glob("*.json")):
-        report = store.read_json(path)
-        for facts in report["images"]:
+    stages, source = out / "stages", image["source"]
+    keys = pq.read_table(stages / "decode" / source / "cases.parquet", columns=["key"])["key"].to_pylist()
+    results = committed(stages / "slice" / source, 1.0)
+    for result in (results[key] for key in keys if key in results):
+        for facts in result.images:
             if facts["case"] == image["case"]:
-                file = Path(report["root"]) / report["files"][0]
-                return {"file": str(file), "sha256": _sha256(file)} | _space(facts, image, bbox)
+                space = _space(facts, image, bbox)
+                files = _files(Path(result.root), facts, image, space["voxel_box"])
+                if files:
+                    return {"file": files[0]["file"], "sha256": files[0]["sha256"], "files": files} | space
+                file = Path(result.root) / result.files[0]
+                return {"file": str(file), "sha256": _sha256(file)} | space
     raise Failure(f"the stage results of {image['source']}/{image['case']} are gone; build it again")
+
+
+def _files(root: Path, facts: dict[str, Any], image: dict[str, Any], box: Any) -> list[dict[str, Any]]:
+    """The DICOM files and frames under a box, in slice order; none for other formats."""
+    origins = facts.get("origins")
+    if origins is None:
+        return []
+    stacked = origins["stacked"]
+    first = last = image["slice_index"]
+    if stacked is not None:
+        first, last = box[0][stacked], box[1][stacked]
+    digests: dict[str, str | None] = {}
+    found = []
+    for name, frame in origins["files"][first : last + 1]:
+        digest = digests.setdefault(name, None) or _sha256(root / name)
+        digests[name] = digest
+        found.append({"file": str(root / name), "sha256": digest, "frame": frame})
+    return found
 
 
 def _sha256(file: Path) -> str | None:

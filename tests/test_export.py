@@ -47,7 +47,7 @@ ONTOLOGY = cast(
 
 def manifest(slug: str, modality: str) -> Manifest:
     terms = SimpleNamespace(name="CC-BY-4.0", redistribution="allowed")
-    facts = {"slug": slug, "title": f"Set <{slug}> | one", "modality": modality, "license": terms}
+    facts = {"slug": slug, "title": f"Set <{slug}> | one", "modality": modality, "license": terms, "access": "open"}
     page = {"homepage": "https://example.org", "citation": "Doe,\n2022", "status": "verified"}
     return cast(Manifest, SimpleNamespace(**facts, **page))
 

@@ -1,9 +1,9 @@
 """Broken files among good ones: the build ends well and each is in quarantine with its reason."""
 
+import contextlib
 import gzip
 import random
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -12,6 +12,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 from PIL import Image
 
@@ -97,21 +98,58 @@ def test_each_fault_has_its_reason(tmp_path: Path) -> None:
     assert set(images.itertuples(index=False, name=None)) == {("ct", "good"), ("ct", "undefined"), ("skin", "good")}
 
 
+def start(folder: Path, out: Path) -> "subprocess.Popen[bytes]":
+    return subprocess.Popen(arguments(folder, out), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+
+
+def kill_a_worker(build: "subprocess.Popen[bytes]", moments: random.Random) -> bool:
+    """Kill -9 one of the build's worker processes, if there is one at this moment."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        workers = [p for p in psutil.Process(build.pid).children(True) if "spawn_main" in " ".join(p.cmdline())]
+        if workers:
+            moments.choice(workers).kill()
+            return True
+    return False
+
+
 def test_killed_at_any_moment_it_resumes_to_the_same_bytes(tmp_path: Path) -> None:
     settings(tmp_path, "ct", "ct", "nii.gz", "label_map")
     for n in range(12):
         volume(tmp_path / "raw" / "ct", f"case{n:02d}", (64, 64, 60), n)
     subprocess.run(arguments(tmp_path, tmp_path / "calm"), check=True, capture_output=True)
     moments = random.Random(7)
-    for _ in range(10):
-        build = subprocess.Popen(arguments(tmp_path, tmp_path / "killed"), stderr=subprocess.DEVNULL,
-                                 stdout=subprocess.DEVNULL, start_new_session=True)
+    workers_killed = 0
+    for n in range(10):
+        build = start(tmp_path, tmp_path / "killed")
         time.sleep(moments.uniform(0.3, 4.5))
-        if build.poll() is None:
-            build.send_signal(signal.SIGKILL)
+        if n % 2:
+            while build.poll() is None and not kill_a_worker(build, moments):
+                time.sleep(0.05)
+            workers_killed += build.poll() is None
+            time.sleep(moments.uniform(0, 1))
+        build.kill()
         build.wait()
+    assert workers_killed
     subprocess.run(arguments(tmp_path, tmp_path / "killed"), check=True, capture_output=True)
     assert tree(tmp_path / "killed") == tree(tmp_path / "calm")
+
+
+def test_a_build_outlives_its_workers(tmp_path: Path) -> None:
+    settings(tmp_path, "ct", "ct", "nii.gz", "label_map")
+    for n in range(12):
+        volume(tmp_path / "raw" / "ct", f"case{n:02d}", (64, 64, 60), n)
+    subprocess.run(arguments(tmp_path, tmp_path / "calm"), check=True, capture_output=True)
+    moments = random.Random(3)
+    build = start(tmp_path, tmp_path / "hurt")
+    killed = 0
+    while build.poll() is None and killed < 3:
+        time.sleep(0.1)
+        if any((tmp_path / "hurt" / "stages" / "slice").rglob("*.tmp")):  # in the middle of a batch
+            killed += kill_a_worker(build, moments)
+            time.sleep(0.5)
+    assert killed
+    assert build.wait() == 0
+    assert tree(tmp_path / "hurt") == tree(tmp_path / "calm")
 
 
 def test_a_second_source_redoes_nothing_of_the_first(tmp_path: Path) -> None:
@@ -136,3 +174,17 @@ def test_compression_changes_nothing(tmp_path: Path, compressed: bool) -> None:
     subprocess.run(arguments(tmp_path, tmp_path / "out"), check=True, capture_output=True)
     assert len(pd.read_parquet(tmp_path / "out" / "dataset" / "shards")) == 20 + 20 + 22
     shutil.rmtree(tmp_path / "out")
+
+
+def test_a_source_whose_files_collide_stops_no_other(tmp_path: Path) -> None:
+    for slug in ("one", "two"):
+        settings(tmp_path, slug, "ct", "nii.gz", "label_map")
+        volume(tmp_path / "raw" / slug, "a")
+    path = tmp_path / "manifests" / "two.yaml"
+    path.write_text(path.read_text().replace("kind:", "case: same, kind:"))
+    volume(tmp_path / "raw" / "two", "b")
+    done = subprocess.run(arguments(tmp_path, tmp_path / "out"), capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "two images have the case name 'same': images/a.nii.gz and images/b.nii.gz" in done.stderr
+    images = pd.read_parquet(tmp_path / "out" / "dataset" / "shards", columns=["source"])
+    assert set(images["source"]) == {"one"}

@@ -72,6 +72,14 @@ def test_nifti_scaled_as_nibabel_does(tmp_path: Path) -> None:
     assert np.array_equal(raster.array, nib.load(path).get_fdata())
 
 
+def test_a_data_offset_that_is_no_number(tmp_path: Path) -> None:
+    path = nifti(tmp_path / "a.nii", VOXELS)
+    raw = bytearray(path.read_bytes())
+    raw[108:112] = struct.pack("<f", float("nan"))
+    path.write_bytes(bytes(raw))
+    assert refused(path)[0] == "unreadable"
+
+
 def test_gzip_of_several_members_and_trailing_bytes(tmp_path: Path) -> None:
     raw = nifti(tmp_path / "a.nii", VOXELS).read_bytes()
     path = tmp_path / "a.nii.gz"

@@ -68,3 +68,21 @@ def test_grids() -> None:
 def test_singular_affine_is_refused() -> None:
     with pytest.raises(ItemError, match="singular"):
         geometry.orientation(np.zeros((4, 4)))
+
+
+def test_nearest_takes_the_closest_voxel_in_patient_space() -> None:
+    coarse = np.zeros((4, 3, 2), np.uint8)
+    coarse[1, 2, 1] = 7
+    fine_affine = np.diag([0.5, 1, 1, 1.0])
+    fine_affine[0, 3] = -0.25  # two fine voxels in each coarse one
+    fine = geometry.nearest(coarse, np.eye(4), (8, 3, 2), fine_affine)
+    assert np.argwhere(fine).tolist() == [[2, 2, 1], [3, 2, 1]]
+    beside = fine_affine.copy()
+    beside[0, 3] = 100
+    assert not geometry.nearest(coarse, np.eye(4), (8, 3, 2), beside).any()
+
+
+@pytest.mark.parametrize(("order", "flips"), ORIENTATIONS)
+def test_nearest_on_the_same_grid_is_the_mask(order: tuple[int, ...], flips: tuple[bool, ...]) -> None:
+    array, affine = stored(order, flips)
+    np.testing.assert_array_equal(geometry.nearest(array, affine, SHAPE, AFFINE), PHANTOM)

@@ -103,3 +103,21 @@ def test_tables(tmp_path: Path, name: str, text: str) -> None:
     case = found.cases[0]
     assert (case.subject, case.split, case.facts) == ("P1", "val", {"sex": "male"})
     assert not found.unexpected
+
+
+def test_an_excluded_name_may_have_a_star(tmp_path: Path) -> None:
+    tail = "exclude: [{case: 'c1_*', why: shifted, link: https://x}, {case: c2.a, why: cut}]\n"
+    files = " ".join(f"{n}.png m/{n}.png" for n in ("c1_a", "c1_b", "c2.a", "c2xa"))
+    found = run(tmp_path, files, rule("{case}.png", "m/{case}.png"), tail=tail)
+    assert [c.case for c in found.cases] == ["c2xa"]
+    assert {(r.case, r.reason, r.detail) for r in found.rejected} == {
+        ("c1_a", "excluded", "shifted https://x"), ("c1_b", "excluded", "shifted https://x"),
+        ("c2.a", "excluded", "cut"),
+    }
+
+
+def test_only_an_optional_table_may_be_missing(tmp_path: Path) -> None:
+    tail = "tables: [{file: m.csv, optional: true, key: id, columns: {sex: s}}]\n"
+    assert run(tmp_path, "a.png m/a.png", rule("{case}.png", "m/{case}.png"), tail=tail).cases[0].facts == {}
+    with pytest.raises(UsageError, match=r"m\.csv"):
+        run(tmp_path, "a.png", rule("{case}.png", "m/{case}.png"), tail=tail.replace("optional: true, ", ""))

@@ -10,8 +10,9 @@ import pytest
 import tifffile
 from PIL import Image
 
+from etl import kinds
 from etl.errors import ItemError, UsageError
-from etl.kinds import Layer, fill_outline, integral, name_colors, name_values, read_layers
+from etl.kinds import Grid, Layer, fill_outline, integral, name_colors, name_values
 from etl.manifest import Rule
 
 DATA = Path(os.environ.get("MEDGLIP_TEST_DATA", Path(__file__).parents[1] / "../shared/data"))
@@ -31,6 +32,11 @@ def rule(kind: str, **settings: Any) -> Rule:
 def png(path: Path, array: Any) -> Path:
     Image.fromarray(np.asarray(array, np.uint8)).save(path)
     return path
+
+
+def read_layers(masks: Any, labels: dict[str, str]) -> Any:
+    """The layers of masks; these kinds need to know nothing of the image."""
+    return kinds.read_layers(masks, labels, Grid("image.png", (1, 1)))
 
 
 def pixels(layers: list[Layer], name: str) -> list[list[int]]:

@@ -1,12 +1,14 @@
 """Strict YAML and the checks of a manifest."""
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from etl import yamlfile
 from etl.errors import UsageError
-from etl.manifest import Manifest, load_manifest, load_manifests
+from etl.kinds import KINDS
+from etl.manifest import OPTIONS, Kind, Manifest, load_manifest, load_manifests
 
 GOOD = """slug: toy
 modality: ct
@@ -52,6 +54,14 @@ def test_null_is_a_label(tmp_path: Path) -> None:
         ("year: 2022", "year: [", r"not valid YAML"),
         ("kind: label_map", "kind: label_map, subject: '{cas}'", r"no capture 'cas' \(did you mean 'case'"),
         ("modality: ct\n", "", r"the key 'modality' is missing"),
+        ("kind: label_map", "kind: label_map, threshold: 3", r"toy.yaml:6: files\[0\].threshold: means nothing to kind "
+         r"label_map, only to binary, dicom_seg"),
+        ("kind: label_map", "kind: coco, order: position", r"files\[0\].order: means nothing to kind coco"),
+        ("kind: label_map", "kind: csv_boxes, columns: {imge: x}", r"files\[0\].columns"),
+        ("kind: label_map", "kind: csv_boxes, columns: {rle: x}", r"kind csv_boxes has no column rle"),
+        ("kind: label_map", "kind: rle_csv, runs: down", r"files\[0\].runs: 'down' is not one of: columns, rows"),
+        ("kind: label_map", "kind: yolo", r"toy.yaml:7: labels.5-7: '5-7' is no key of kind yolo: write an integer"),
+        ("kind: label_map", "kind: bitfield", r"'>0' is no key of kind bitfield"),
     ],
 )
 def test_messages(tmp_path: Path, old: str, new: str, message: str) -> None:
@@ -92,3 +102,23 @@ def test_alias_is_refused(tmp_path: Path) -> None:
     path.write_text("a: b\nc: *a\n")
     with pytest.raises(UsageError):
         yamlfile.load(path)
+
+
+def test_every_kind_is_read_and_documented() -> None:
+    text = (Path(__file__).parents[1] / "docs/annotation-kinds.md").read_text()
+    kinds = get_args(Kind)
+    assert set(KINDS) == set(kinds)
+    assert [kind for kind in kinds if f"`{kind}`" not in text or f"kind: {kind}" not in text + PLAIN] == []
+    assert [option for option in OPTIONS if f"`{option}`" not in text] == []
+    assert all(set(takers) <= set(kinds) for takers in OPTIONS.values())
+
+
+PLAIN = "kind: binary kind: file_per_label kind: color_map kind: outline kind: multipage kind: npy"
+"""Kinds that need no example."""
+
+
+def test_segments_of_slicer_have_names(tmp_path: Path) -> None:
+    text = GOOD.replace("m/{case}.nii.gz", "m/{case}.seg.nrrd").replace("1: no", "Left kidney: kidney")
+    assert load(tmp_path, text).labels["Left kidney"] == "kidney"
+    with pytest.raises(UsageError, match="'Left kidney' is no key of kind label_map"):
+        load(tmp_path, GOOD.replace("1: no", "Left kidney: kidney"))

@@ -1,0 +1,223 @@
+"""Work on untrusted files in a child process with limits: a crash, a hang or a memory bomb costs one item.
+
+One child serves one worker for as long as it lives, so that starting it costs once. It does the whole work of an
+item (decode, cut, encode, write), so that no pixel crosses a process border; see decision 0006.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pickle
+import resource
+import select
+import signal
+import struct
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import astuple, dataclass
+from typing import IO, Any
+
+from etl.errors import Failure, ItemError
+from etl.raster import MAX_BYTES
+
+ALIVE, RESULT, FAULT = b"A", b"R", b"F"
+_FRAME = struct.Struct("<cQ")
+_TELL_EVERY_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a child may use: seconds without a sign of life, bytes of memory beyond its libraries, bytes in one file."""
+
+    seconds: float
+    memory: int
+    output: int = 4 * MAX_BYTES
+
+
+class Died(Exception):  # noqa: N818
+    """The child ended while it worked on item `at` (the last it named); `error` is the reason for quarantine."""
+
+    def __init__(self, at: str, error: ItemError) -> None:
+        super().__init__(at, error)
+        self.at = at
+        self.error = error
+
+
+def default_limits() -> Limits:
+    """Five minutes, and four fifths of this machine's memory (or of its container's)."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    with contextlib.suppress(OSError, ValueError), open("/sys/fs/cgroup/memory.max") as file:
+        memory = min(memory, int(file.read()))
+    return Limits(300, memory * 4 // 5)
+
+
+_here = threading.local()
+
+
+def call(work: Callable[[Any], Any], argument: Any, limits: Limits | None = None) -> Any:
+    """`work(argument)` in this thread's child; the result must be JSON.
+
+    Raises:
+        Died: the child crashed, hung or ran out of memory; the next call starts a new one.
+        Failure: `work` raised something that is no item's fault; the message is its traceback.
+    """
+    limits = limits or default_limits()
+    children: dict[Limits, _Child] = _here.__dict__.setdefault("children", {})
+    child = children.get(limits)
+    if child is None or child.ended():
+        child = children[limits] = _Child(limits)
+    return child.call(work, argument)
+
+
+class _Child:
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._at = ""
+        command = [sys.executable, "-c", "from etl.isolate import serve; serve()", *map(str, astuple(limits))]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+    def ended(self) -> bool:
+        return self._process.poll() is not None
+
+    def call(self, work: Callable[[Any], Any], argument: Any) -> Any:
+        assert self._process.stdin is not None
+        self._at = ""
+        try:
+            _send(self._process.stdin, RESULT, pickle.dumps((work, argument)))
+            while True:
+                kind, payload = self._receive()
+                if kind == RESULT:
+                    return json.loads(payload)
+                if kind == FAULT:
+                    raise Failure(payload.decode())
+                self._at = payload.decode() or self._at
+        except (EOFError, BrokenPipeError):
+            raise Died(self._at, self._cause()) from None
+        except TimeoutError:
+            self._process.kill()
+            self._cause()
+            detail = f"its decoding hung: no progress for {self._limits.seconds:g} seconds"
+            raise Died(self._at, ItemError("unreadable", detail)) from None
+        except BaseException:  # an interrupted call leaves an answer in the pipe: this child is of no more use
+            self._process.kill()
+            self._cause()
+            raise
+
+    def _receive(self) -> tuple[bytes, bytes]:
+        """The next message; EOFError when the child is gone, TimeoutError when it stays silent."""
+        kind, size = _FRAME.unpack(self._read(_FRAME.size))
+        return kind, self._read(size)
+
+    def _read(self, size: int) -> bytes:
+        assert self._process.stdout is not None
+        data, end = b"", time.monotonic() + self._limits.seconds
+        while len(data) < size:
+            ready, _, _ = select.select([self._process.stdout], [], [], max(0, end - time.monotonic()))
+            if not ready:
+                raise TimeoutError
+            piece = os.read(self._process.stdout.fileno(), size - len(data))
+            if not piece:
+                raise EOFError
+            data += piece
+        return data
+
+    def _cause(self) -> ItemError:
+        """Why the child ended."""
+        peak = 0
+        if self._process.returncode is None:
+            _, status, usage = os.wait4(self._process.pid, 0)
+            self._process.returncode = os.waitstatus_to_exitcode(status)
+            peak = usage.ru_maxrss * 1024
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                with contextlib.suppress(OSError):
+                    pipe.close()
+        code = self._process.returncode
+        name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+        if name == "SIGXCPU":
+            return ItemError("unreadable", f"its decoding hung: no progress for {self._limits.seconds:g} seconds")
+        if name == "SIGKILL" or peak > self._limits.memory * 0.8:
+            return ItemError("too_large", "its decoding took more memory than there is")
+        return ItemError("unreadable", f"its decoding crashed ({name})")
+
+
+def _send(stream: IO[bytes], kind: bytes, payload: bytes) -> None:
+    stream.write(_FRAME.pack(kind, len(payload)) + payload)
+    stream.flush()
+
+
+# --- in the child -----------------------------------------------------------------------------------------------
+
+_replies: IO[bytes] | None = None
+_seconds = 0.0
+_told = 0.0
+
+
+def alive(at: str = "") -> None:
+    """A sign of life, and which item is worked on; nothing outside a child. Call it more often than every few
+    seconds of work."""
+    global _told
+    if _replies is None:
+        return
+    now = time.monotonic()
+    if at or now - _told >= _TELL_EVERY_S:
+        _told = now
+        _allow_cpu()
+        try:
+            _send(_replies, ALIVE, at.encode())
+        except BrokenPipeError:  # the parent is gone: nothing of this item may count
+            os._exit(1)
+
+
+def _allow_cpu() -> None:
+    """Lets the child compute for its time from now on, so that it ends also when nobody watches it."""
+    used = time.process_time()
+    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
+    soft = int(used + 2 * _seconds) + 1
+    resource.setrlimit(resource.RLIMIT_CPU, (soft if hard == resource.RLIM_INFINITY else min(soft, hard), hard))
+
+
+def serve() -> None:
+    """The child's life: takes work from stdin until it closes, answers on what was stdout."""
+    global _replies, _seconds
+    _seconds, memory, output = float(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+    _replies = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what libraries print must not mix with answers
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+    _lower(resource.RLIMIT_FSIZE, output)
+    limited = False
+    while True:
+        head = sys.stdin.buffer.read(_FRAME.size)
+        if len(head) < _FRAME.size:
+            return
+        data = sys.stdin.buffer.read(_FRAME.unpack(head)[1])
+        try:
+            work, argument = pickle.loads(data)  # from the parent only
+            if not limited:
+                _lower(resource.RLIMIT_AS, _size() + memory)
+                limited = True
+            _allow_cpu()
+            answer = json.dumps(work(argument)).encode()
+        except BaseException:
+            _send(_replies, FAULT, traceback.format_exc().encode())
+        else:
+            _send(_replies, RESULT, answer)
+
+
+def _lower(what: int, value: int) -> None:
+    soft, hard = resource.getrlimit(what)
+    limits = [v for v in (soft, hard) if v != resource.RLIM_INFINITY]
+    resource.setrlimit(what, (min([value, *limits]), hard))
+
+
+def _size() -> int:
+    """Bytes of address space in use."""
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[0]) * resource.getpagesize()

@@ -1,0 +1,15 @@
+"""The hot loops over voxels: compiled with numba where it is installed, else in plain NumPy, with equal results.
+
+`MEDGLIP_KERNELS=numpy` takes the plain ones. All arrays of voxels are C-contiguous `[slow, middle, fast]`, in the
+order of memory; what these axes mean to the patient is the caller's business (`etl.planes`).
+"""
+
+import importlib.util
+import os
+
+if os.environ.get("MEDGLIP_KERNELS") == "numpy" or importlib.util.find_spec("numba") is None:
+    from etl.kernels_numpy import connected, extents, histogram, looked_up, looked_up_across, rle, scaled
+else:
+    from etl.kernels_numba import connected, extents, histogram, looked_up, looked_up_across, rle, scaled
+
+__all__ = ["connected", "extents", "histogram", "looked_up", "looked_up_across", "rle", "scaled"]

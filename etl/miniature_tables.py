@@ -1,0 +1,60 @@
+"""The tables of facts of a miniature: CSV, TSV or JSON with the keys and columns that the manifest names."""
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from etl.manifest import Manifest, Table
+from etl.miniature_plan import ImagePlan
+from etl.patterns import fill
+
+FACTS = {"sex": "F", "age": "61", "diagnosis": "none", "license": "CC-BY-4.0", "split": "train"}
+
+
+def write_tables(manifest: Manifest, images: Sequence[ImagePlan], root: Path) -> None:
+    """Write each table of a manifest, with one row a case."""
+    for table in manifest.tables:
+        rows: dict[str, dict[str, str]] = {}
+        for number, image in enumerate(images):
+            key = fill(table.case, {"case": image.case, **image.captures})
+            rows.setdefault(key, {table.key: key, **_facts(table, number)})
+        path = root / table.file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        text = _json(rows.values()) if path.suffix.lower() == ".json" else _csv(path, list(rows.values()))
+        path.write_text(text, encoding="utf-8")
+
+
+def _facts(table: Table, number: int) -> dict[str, str]:
+    """Columns of a row: a word of the source's own where the manifest translates them."""
+    row = {}
+    for fact, column in table.columns.items():
+        words = [word for word, meaning in table.values.get(fact, {}).items() if meaning is not None]
+        row[column] = words[number % len(words)] if words else FACTS.get(fact, f"s{number:03d}")
+    return row
+
+
+def _csv(path: Path, rows: list[dict[str, str]]) -> str:
+    sink = io.StringIO(newline="")
+    delimiter = "\t" if path.suffix.lower() in (".tsv", ".tab") else ","
+    writer = csv.DictWriter(sink, list(rows[0]), delimiter=delimiter)
+    writer.writeheader()
+    writer.writerows(rows)
+    return sink.getvalue()
+
+
+def _json(rows: Any) -> str:
+    """A list of objects; a column `outer.inner` is nested."""
+    result = []
+    for row in rows:
+        nested: dict[str, Any] = {}
+        for name, value in row.items():
+            *outer, last = name.split(".")
+            place = nested
+            for part in outer:
+                place = place.setdefault(part, {})
+            place[last] = value
+        result.append(nested)
+    return json.dumps(result, indent=1)

@@ -1,0 +1,110 @@
+"""What `slice` has committed for a source: batches of cases, three Parquet files each.
+
+`<batch>.regions.parquet` holds every region found, `<batch>.images.parquet` the encoded slices, and
+`<batch>.cases.parquet`, written last, one row a case: it is the commit mark. A case is found by its key,
+whichever batch holds it, so that batches may be cut differently from run to run.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from etl import store
+
+REGIONS = pa.schema(
+    [("case", pa.string()), ("axis", pa.string()), ("slice_index", pa.int32()), ("raw_label", pa.string()),
+     ("n", pa.int32()), ("defined", pa.bool_()), ("height", pa.int32()), ("width", pa.int32()), ("x", pa.int32()),
+     ("y", pa.int32()), ("w", pa.int32()), ("h", pa.int32()), ("area", pa.int64()), ("rle", pa.binary())]
+)
+IMAGES = pa.schema([("case", pa.string()), ("axis", pa.string()), ("slice_index", pa.int32()), ("png", pa.binary())])
+CASES = pa.schema(
+    [("key", pa.string()), ("case", pa.string()), ("encode_from", pa.float64()), ("root", pa.string()),
+     ("files", pa.list_(pa.string())), ("images", pa.string()), ("rejected", pa.string())]
+)
+GROUP_BYTES = 32 * 2**20  # pending PNG bytes that end a row group
+GROUP_ROWS = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A case's committed result: its batch, and per image of the case its facts; `rejected` are quarantine rows."""
+
+    key: str
+    case: str
+    encode_from: float
+    root: str
+    files: list[str]
+    images: list[dict[str, Any]]
+    rejected: list[dict[str, Any]]
+    batch: Path  # without the ending .<kind>.parquet
+
+    def table(self, kind: str, columns: list[str] | None = None) -> pa.Table:
+        """The `regions` or `images` of the whole batch."""
+        return pq.read_table(_file(self.batch, kind), columns=columns)
+
+
+def _file(batch: Path, kind: str) -> Path:
+    return batch.with_name(f"{batch.name}.{kind}.parquet")
+
+
+def committed(folder: Path, encode_from: float) -> dict[str, Result]:
+    """The result of each key in a folder that encoded slices at least from `encode_from` up."""
+    found: dict[str, Result] = {}
+    for path in sorted(folder.glob("*.cases.parquet")):
+        batch = path.with_name(path.name.removesuffix(".cases.parquet"))
+        for row in pq.read_table(path).to_pylist():
+            better = row["key"] not in found or row["encode_from"] < found[row["key"]].encode_from
+            if row["encode_from"] <= encode_from and better:
+                texts = {name: json.loads(row[name]) for name in ("images", "rejected")}
+                found[row["key"]] = Result(**{**row, **texts}, batch=batch)
+    return found
+
+
+class BatchWriter:
+    """Collects one batch: regions and encoded slices go to temporary files as they come; `commit` makes it count."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self._batch = folder / name
+        self._parts = {"regions": store.TableFile(_file(self._batch, "regions"), REGIONS),
+                       "images": store.TableFile(_file(self._batch, "images"), IMAGES, packed=True)}
+        self._cases: list[dict[str, Any]] = []
+        self._pending: list[dict[str, Any]] = []
+        self._regions: list[dict[str, Any]] = []
+        self._size = 0
+
+    def image(self, row: dict[str, Any]) -> None:
+        """Takes an encoded slice, in the columns of IMAGES. It counts only with its case's regions."""
+        self._pending.append(row)
+        self._size += len(row["png"])
+        if self._size >= GROUP_BYTES:
+            self._flush()
+
+    def case(self, row: dict[str, Any], regions: list[dict[str, Any]]) -> None:
+        """Takes a case: the columns of CASES, with `images` and `rejected` as lists of dicts, and its regions."""
+        self._cases.append(row | {name: json.dumps(row[name], sort_keys=True) for name in ("images", "rejected")})
+        self._regions.extend(regions)
+        if len(self._regions) >= GROUP_ROWS:
+            self._flush()
+
+    def _flush(self) -> None:
+        self._parts["images"].write(self._pending)
+        self._parts["regions"].write(self._regions)
+        self._pending, self._regions, self._size = [], [], 0
+
+    def commit(self) -> None:
+        """Makes the batch count; its list of cases comes last."""
+        self._flush()
+        for part in self._parts.values():
+            part.commit()
+        store.write_table(_file(self._batch, "cases"), pa.Table.from_pylist(self._cases, CASES))
+
+    def discard(self) -> None:
+        """Removes what was not committed."""
+        for part in self._parts.values():
+            part.discard()
