@@ -7,13 +7,14 @@ from typing import Annotated, Any
 
 import typer
 
-from etl import cli_labels, cli_sources
+from etl import cli_labels, cli_sources, cli_train
 from etl.cli_common import BUNDLED, AsJson, Manifests, Maps, Out, Raw, Source, manifests_of, named, told
 from etl.errors import Failure, UsageError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.add_typer(cli_sources.app, name="sources")
 app.add_typer(cli_labels.labels_app, name="labels")
+cli_train.register(app)
 
 PROFILES = {"paper": 0.015, "small": 0.001, "all": 0.0}
 

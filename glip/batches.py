@@ -139,8 +139,8 @@ class Collator:
             synonyms=dict(self.synonyms), config=self.prompt,
         )  # fmt: skip
         kept = [r for r in regions if r.label in place]
-        box = _scaled(kept, image.shape[:2], self.model)
-        return to_input(image, self.model), encode(prompt, self.tokenizer), box, [place[r.label] for r in kept], sample.key
+        box, which = _scaled(kept, image.shape[:2], self.model), [place[r.label] for r in kept]
+        return to_input(image, self.model), encode(prompt, self.tokenizer), box, which, sample.key
 
 
 def _scaled(regions: list[Region], shape: tuple[int, ...], model: ModelConfig) -> Tensor:

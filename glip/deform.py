@@ -31,7 +31,9 @@ def sample(table: Tensor, index: Tensor, weight: Tensor) -> Tensor:
     return F.embedding_bag(index, table, mode="sum", per_sample_weights=weight.to(table.dtype))
 
 
-def sample_points(table: Tensor, y: Tensor, x: Tensor, modulation: Tensor, grid: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+def sample_points(
+    table: Tensor, y: Tensor, x: Tensor, modulation: Tensor, grid: tuple[Tensor, Tensor, Tensor]
+) -> Tensor:
     """(B, n, taps · C): the maps of `table` read bilinearly at (y, x) and multiplied by the modulation.
 
     `table` (B, N, C) holds maps of several sizes one after another; y, x and modulation are (B, n, taps); `grid` is

@@ -58,8 +58,8 @@ def _collected(
                 "bbox": list(r.box), "area": r.box[2] * r.box[3], "iscrowd": 0,
             })  # fmt: skip
         used.update(ids[name] for name in asked)
-        for box in grounder.ground(sample.image, asked, modality=sample.modality):
-            found.append({"image_id": number, "category_id": ids[box.phrase], "bbox": list(box.bbox), "score": box.score})
+        for b in grounder.ground(sample.image, asked, modality=sample.modality):
+            found.append({"image_id": number, "category_id": ids[b.phrase], "bbox": list(b.bbox), "score": b.score})
     truth["categories"] = [{"id": i, "name": str(i)} for i in sorted(used)]
     return truth, found
 

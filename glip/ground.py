@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,7 @@ class Grounder:
     model: MedGLIP
     words: Any
     router: Router | None = None
-    thresholds: DetectConfig = DetectConfig()
+    thresholds: DetectConfig = field(default_factory=DetectConfig)
 
     @staticmethod
     def load(bundle: str | Path, *, device: str = "cpu", min_score: float = 0.05) -> Grounder:

@@ -75,7 +75,8 @@ class VLHead(nn.Module):
                 t = module(t, text=text)
             else:
                 v = module(v, shapes)
-        scale = torch.cat([s.get_parameter("scale").expand(h * w) for s, (h, w) in zip(self.scales, shapes, strict=True)])
+        scales = zip(self.scales, shapes, strict=True)
+        scale = torch.cat([s.get_parameter("scale").expand(h * w) for s, (h, w) in scales])
         deltas = _pointwise(self.bbox_pred, v) * scale[:, None]
         return Outputs(self.token_logits(v, t), deltas, _pointwise(self.centerness, v).squeeze(-1), shapes)
 

@@ -44,7 +44,8 @@ def to_input(array: NDArray[np.uint8], config: ModelConfig) -> Tensor:
     size = scaled_size(array.shape[0], array.shape[1], config)
     picture = Image.fromarray(rgb(array)).resize((size[1], size[0]), Image.Resampling.BILINEAR)
     bgr = np.asarray(picture)[..., ::-1].astype(np.float32)
-    return torch.from_numpy((bgr - np.array(MEAN, np.float32)) / np.array(STD, np.float32)).permute(2, 0, 1).contiguous()
+    values = (bgr - np.array(MEAN, np.float32)) / np.array(STD, np.float32)
+    return torch.from_numpy(values).permute(2, 0, 1).contiguous()
 
 
 def stack(images: list[Tensor]) -> tuple[Tensor, list[tuple[int, int]]]:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from etl import formats, geometry, intensity
+from etl import dicom, formats, geometry, intensity
+from etl.dicomfile import is_dicom_file
 from etl.errors import ItemError
+from etl.raster import Raster
 
 CT_WINDOW = (40.0, 400.0)
 PERCENTILE = (0.5, 99.5)
@@ -27,35 +30,62 @@ class View:
 
 
 def views(path: Path, modality: str | None, *, axis: str = "axial", stride: int = 1) -> Iterator[View]:
-    """The images of a file, cut and windowed as the dataset's: one picture, or every `stride`-th slice of a volume.
+    """The images of a file, cut and windowed as the dataset's: one picture, or every `stride`-th slice or frame.
 
     Raises:
         ItemError: the file cannot be read; names it and the cause.
     """
-    raster = formats.read(path)
-    array = raster.array
+    yield from _views(path.name, formats.read(path), modality, axis, stride)
+
+
+def views_below(
+    folder: Path, modality: str | None, *, axis: str, stride: int, tell: Callable[[str], None]
+) -> Iterator[View]:
+    """The images of all files below a folder, DICOM by series; `tell` hears of what cannot be read."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file())
+    images, refused = dicom.find([p for p in files if is_dicom_file(p)])
+    for one in refused:
+        tell(f"{one.title}: {one.error}")
+    readers = [(i.title, i.read) for i in images]
+    readers += [(str(p.relative_to(folder)), partial(formats.read, p)) for p in files if not is_dicom_file(p)]
+    for name, read in readers:
+        try:
+            yield from _views(name, read(), modality, axis, stride)
+        except ItemError as error:
+            tell(f"{name}: {error}")
+
+
+def _views(name: str, raster: Raster, modality: str | None, axis: str, stride: int) -> Iterator[View]:
+    array, scan = raster.array, raster.scan
+    view = _view(raster, modality)
+    invert = scan is not None and scan.invert
+    if scan is not None and scan.cine:
+        for index in range(0, len(array), stride):
+            yield View(f"{name}:{index:04d}", intensity.to_grey(array[index], view, invert=invert))
+        return
     if raster.affine is None or array.ndim == 2:
-        picture = array if raster.affine is None else array.T
-        yield View(path.name, _grey(picture, modality, volume=False))
+        yield View(name, intensity.to_grey(array if raster.affine is None else array.T, view, invert=invert))
         return
     if array.ndim == 4 and array.shape[3] == 1:
         array = array[..., 0]
     if array.ndim != 3:
-        raise ItemError("unsupported", f"{path.name}: an array of shape {array.shape}; give one volume a file")
+        raise ItemError("unsupported", f"{name}: an array of shape {array.shape}; give one volume a file")
     volume = geometry.canonical(array, geometry.orientation(raster.affine))
     axis = geometry.flat_axis(volume.shape) or axis
-    grey = _grey(volume, modality, volume=True)
     for index in range(0, geometry.plane_size(volume.shape, axis)[0], stride):
-        yield View(f"{path.name}:{axis}-{index:04d}", np.ascontiguousarray(geometry.plane(grey, axis, index)))
+        plane = intensity.to_grey(geometry.plane(volume, axis, index), view, invert=invert)
+        yield View(f"{name}:{axis}-{index:04d}", np.ascontiguousarray(plane))
 
 
-def _grey(array: NDArray[np.generic], modality: str | None, *, volume: bool) -> NDArray[np.uint8]:
-    """8 bit: as it is, by the CT window, or between the percentiles of the whole image."""
-    if array.dtype == np.uint8:
-        return np.ascontiguousarray(array, dtype=np.uint8)
-    if modality == "ct" and volume:
-        return intensity.to_uint8(array, intensity.window_bounds(*CT_WINDOW))
-    return intensity.to_uint8(array, intensity.percentile_bounds(array, *PERCENTILE))
+def _view(raster: Raster, modality: str | None) -> intensity.View | None:
+    """As the dataset's default: 8-bit values as they are, CT by its window, DICOM by its own, else percentiles."""
+    if raster.array.dtype == np.uint8:
+        return None
+    if modality == "ct":
+        return intensity.window_bounds(*CT_WINDOW)
+    if raster.scan is not None and (raster.scan.window or raster.scan.curve):
+        return raster.scan.window or raster.scan.curve
+    return intensity.percentile_bounds(raster.array, *PERCENTILE)
 
 
 def drawn(image: NDArray[np.uint8], boxes: list[tuple[str, float, tuple[float, float, float, float]]]) -> Image.Image:
