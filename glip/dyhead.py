@@ -151,9 +151,10 @@ class DyConv(nn.Module):
     def _places(
         self, pyramid: Tensor, shapes: Shapes, sizes: list[tuple[int, int]]
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Where each tap of each branch reads: y, x and modulation, each (B, n, 9), float32."""
+        """Where each tap of each branch reads: y, x and modulation, each (B, n, 9), in float32 or better."""
         shifts, masks = [], []
-        maps = [self.offset(m).float() for m in split_levels(pyramid, shapes)]
+        exact = torch.promote_types(pyramid.dtype, torch.float32)
+        maps = [self.offset(m).to(exact) for m in split_levels(pyramid, shapes)]
         for (_, level), shape in zip(branches(len(shapes)), sizes, strict=True):
             shifts.append(reread(maps[level][:, :18], shape).flatten(2).transpose(1, 2))
             masks.append(reread(maps[level][:, 18:], shape).flatten(2).transpose(1, 2))

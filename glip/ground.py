@@ -134,7 +134,8 @@ def _boxes(found: Detections, phrases: Sequence[str], size: tuple[int, int], sha
 def coco_results(found: Sequence[tuple[View, list[Box]]], names: Sequence[str]) -> dict[str, Any]:
     """COCO `images`, `categories` (the prompt's phrases, from 1) and `annotations` with scores."""
     number = {name: n for n, name in enumerate(names, 1)}
-    images, annotations = [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for image_id, (view, items) in enumerate(found, 1):
         height, width = view.image.shape[:2]
         images.append({"id": image_id, "file_name": view.name, "width": width, "height": height})

@@ -261,7 +261,7 @@ class Log:
         kept = path.read_text().splitlines()[: run.done] if path.is_file() else []
         self.file = path.open("w")
         self.file.writelines(line + "\n" for line in kept)
-        self.board = SummaryWriter(str(out / "tensorboard"), purge_step=run.done)  # type: ignore[no-untyped-call]
+        self.board = SummaryWriter(str(out / "tensorboard"), purge_step=run.done)
 
     def losses(self, losses: loss.Losses, batch: Batch) -> None:
         """Takes the losses of one batch."""
@@ -278,8 +278,8 @@ class Log:
         self.file.write(json.dumps({"update": run.done, "modality": self.modality, **values}) + "\n")
         self.file.flush()
         for name, value in values.items():
-            self.board.add_scalar(f"loss/{name}", value, run.done)  # type: ignore[no-untyped-call]
-        self.board.add_scalar("gradient norm", float(norm), run.done)  # type: ignore[no-untyped-call]
+            self.board.add_scalar(f"loss/{name}", value, run.done)
+        self.board.add_scalar("gradient norm", float(norm), run.done)
         now = time.monotonic()
         if now - self.shown < 0.5 and run.done < run.updates:
             return
