@@ -177,8 +177,8 @@ def test_a_mirror_image_exchanges_left_and_right() -> None:
     recipe, labels, seen = Recipe(mirror=True, zoom=0, gain=0), set(NAMES), set()
     for seed in range(12):
         image, regions = sided()
-        out, moved, absent = augment(image, regions, ["right adrenal gland"], recipe=recipe, axis="native", labels=labels,
-                                     rng=np.random.default_rng(seed))  # fmt: skip
+        out, moved, absent = augment(image, regions, ["right adrenal gland"], recipe=recipe, axis="native",
+                                     labels=labels, rng=np.random.default_rng(seed))  # fmt: skip
         bright = np.flatnonzero(out.max(0) > 100)
         assert moved[0].box == (float(bright[0]), 5.0, 16.0, 10.0)
         assert (moved[0].label, absent) in ((("left kidney"), ["right adrenal gland"]),
