@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from etl.errors import Failure, UsageError
@@ -127,27 +126,3 @@ def load_bundle(folder: Path, *, only: str | None = None) -> tuple[MedGLIP, Bund
             raise Failure(f"{file}: {error}") from error
     info = BundleInfo(tuple(about["labels"]), about["fingerprint"], about["text_source"], about["training"])
     return model.eval(), info
-
-
-class Router(nn.Module):
-    """A small classifier of the modality from a 64 × 64 thumbnail, for images that come without one."""
-
-    def __init__(self, modalities: tuple[str, ...]) -> None:
-        super().__init__()
-        self.modalities = modalities
-        self.net = nn.Sequential(
-            nn.Conv2d(3, 16, 3, 2, 1), nn.ReLU(), nn.Conv2d(16, 32, 3, 2, 1), nn.ReLU(),
-            nn.Conv2d(32, 64, 3, 2, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
-            nn.Linear(64, len(modalities)),
-        )  # fmt: skip
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Normalised images (B, 3, H, W) → logits (B, modalities)."""
-        small = nn.functional.interpolate(images, size=(64, 64), mode="bilinear", antialias=True)
-        y: Tensor = self.net(small)
-        return y
-
-    def route(self, image: Tensor) -> str:
-        """The modality of one normalised image (3, H, W)."""
-        with torch.no_grad():
-            return self.modalities[int(self(image[None]).argmax())]

@@ -19,11 +19,11 @@ from torch import Tensor
 
 from etl.errors import UsageError
 from glip import boxes
-from glip.config import MODALITIES
 from glip.detect import DetectConfig, Detections, detect
-from glip.experts import MedGLIP, Router, load_bundle
+from glip.experts import MedGLIP, load_bundle
 from glip.images import canvas, stack, to_input
 from glip.phrases import encode, join, pack, pad, parse
+from glip.router import Router, load_router
 from glip.slices import View, views
 from glip.text import tokenizer
 
@@ -50,8 +50,8 @@ class Grounder:
     def load(bundle: str | Path, *, device: str = "cpu", min_score: float = 0.05) -> Grounder:
         """The model of a bundle folder."""
         model, info = load_bundle(Path(bundle))
-        router = _router(Path(bundle))
-        return Grounder(model.to(device), tokenizer(info.text_source), router, DetectConfig(min_score=min_score))
+        words, router = tokenizer(info.text_source), load_router(Path(bundle))
+        return Grounder(model.to(device), words, router, DetectConfig(min_score=min_score))
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -109,17 +109,6 @@ class Grounder:
         if self.router is None:
             raise UsageError(f"say --modality: {', '.join(self.modalities)}; this bundle has no classifier for it")
         return self.router.route(image)
-
-
-def _router(bundle: Path) -> Router | None:
-    from safetensors.torch import load_file
-
-    path = bundle / "router.safetensors"
-    if not path.is_file():
-        return None
-    router = Router(MODALITIES)
-    router.load_state_dict(load_file(path))
-    return router.eval()
 
 
 def _boxes(found: Detections, phrases: Sequence[str], size: tuple[int, int], shape: tuple[int, ...]) -> Iterator[Box]:

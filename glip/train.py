@@ -27,6 +27,7 @@ from glip.data import Row, Source, open_dataset
 from glip.experts import BundleInfo, MedGLIP, load_bundle, save_bundle
 from glip.optim import Average, freeze, frozen_modules, optimizer, rate_factor, set_rate
 from glip.recipe import RunConfig, TrainConfig
+from glip.router import fit_router, save_router
 from glip.text import load_language, tokenizer
 
 BUNDLED = Path(__file__).resolve().parents[1]
@@ -238,6 +239,9 @@ def _finish(where: RunConfig, config: TrainConfig, run: Run) -> Path:
         fingerprint = hashlib.sha256(stats[0].read_bytes()).hexdigest() if stats else ""
         info = BundleInfo(run.collate.source.labels, fingerprint, where.text or "", config.to_json())
         save_bundle(folder, run.model, info)
+        if len(run.model.modalities) > 1 and set(run.model.modalities) == set(run.plan.modalities()):
+            numbers = run.collate.numbers or range(len(run.plan.rows))
+            save_router(folder, fit_router(run.collate.source, numbers, run.model.config))
         if run.average is not None:
             run.average.swap(run.model)
     if distributed.is_initialized():

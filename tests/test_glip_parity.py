@@ -93,7 +93,8 @@ def observed(model: GLIP, group: str) -> dict[str, Any]:
     losses = loss.compute(outputs, anchors, targets(group), mask, no_object=True)
     losses.total.backward()
     gradients = {n: -1.0 if p.grad is None else float(p.grad.double().norm()) for n, p in model.named_parameters()}
-    return {"tensors": {"image": images} | named(caught, outputs, mask), "outputs": outputs, "sizes": sizes, "losses": losses,
+    tensors = {"image": images} | named(caught, outputs, mask)
+    return {"tensors": tensors, "outputs": outputs, "sizes": sizes, "losses": losses,
             "gradients": gradients, "anchors": anchors}  # fmt: skip
 
 

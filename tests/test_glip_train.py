@@ -22,12 +22,15 @@ from glip import phantoms, train  # noqa: E402
 from glip.assign import Targets  # noqa: E402
 from glip.checkpoint import load_official, load_official_experts  # noqa: E402
 from glip.config import HeadConfig, ModelConfig, SwinConfig, TextConfig  # noqa: E402
+from glip.data import open_dataset  # noqa: E402
 from glip.evaluate import average_precision, evaluate  # noqa: E402
 from glip.experts import BundleInfo, MedGLIP, load_bundle, save_bundle  # noqa: E402
 from glip.ground import Grounder  # noqa: E402
+from glip.images import to_input  # noqa: E402
 from glip.model import GLIP, build  # noqa: E402
 from glip.optim import rate_factor  # noqa: E402
 from glip.recipe import RunConfig, TrainConfig, preset  # noqa: E402
+from glip.router import fit_router, load_router, save_router  # noqa: E402
 
 TINY = ModelConfig(
     "tiny", SwinConfig(8, (1, 1, 1, 1), (1, 1, 2, 2), 7, 0.1), TextConfig(24, 1, 2, 32),
@@ -180,6 +183,18 @@ def test_modality_must_be_known() -> None:
         g.ground(image, "liver")
     with pytest.raises(UsageError, match="no expert for 'xray'; this model has ct, mri"):
         g.ground(image, "liver", modality="xray")
+
+
+def test_images_without_a_modality_are_routed(data: Path, tmp_path: Path) -> None:
+    source = open_dataset(data, "train", labels=tuple(str(n) for n in range(1, 199)))
+    router = fit_router(source, range(len(source.rows)), TINY, steps=150)
+    save_router(tmp_path, router)
+    again = load_router(tmp_path)
+    assert again is not None
+    held_out = open_dataset(data, "test", labels=source.labels)
+    right = [again.route(to_input(held_out.read(n).image, TINY)) == row.modality for n, row in enumerate(held_out.rows)]
+    assert sum(right) >= 6
+    assert load_router(tmp_path / "none") is None
 
 
 def test_bundle_round_trip(tmp_path: Path) -> None:
