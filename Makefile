@@ -31,7 +31,7 @@ test: $(VENV)/.dev
 test-all: $(VENV)/.dev
 	$(BIN)/pytest
 lint: $(VENV)/.dev
-	$(BIN)/ruff check etl stages tests
+	$(BIN)/ruff check etl stages glip tests
 	$(BIN)/mypy
 	$(BIN)/medglip-etl labels lint
 bench: $(VENV)/.dev

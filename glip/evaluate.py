@@ -17,7 +17,7 @@ import numpy as np
 from etl.labelmap import load_ontology
 from glip.data import Sample, Source, open_dataset
 from glip.ground import Grounder
-from glip.train import BUNDLED
+from glip.train import BUNDLED, label_names
 
 
 def evaluate(grounder: Grounder, data: Path, split: str, *, numbers: Sequence[int] | None = None) -> dict[str, Any]:
@@ -25,9 +25,9 @@ def evaluate(grounder: Grounder, data: Path, split: str, *, numbers: Sequence[in
 
     AP is COCO's mean over IoU 0.50 … 0.95 and over labels.
     """
-    labels = load_ontology(BUNDLED / "label_maps").labels
-    source = open_dataset(data, split, labels=tuple(sorted(labels, key=lambda n: labels[n].id)))
-    ids = {name: label.id for name, label in labels.items()}
+    names = label_names(load_ontology(BUNDLED / "label_maps"))
+    source = open_dataset(data, split, labels=names)
+    ids = {name: n for n, name in enumerate(names, 1)}
     by_modality: dict[str, list[int]] = {}
     for n in range(len(source.rows)) if numbers is None else numbers:
         if source.rows[n].modality in grounder.modalities:

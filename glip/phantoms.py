@@ -125,7 +125,7 @@ def _organs(rng: Rng, grey: Floats, spots: dict[str, Any], scale: float, *, chan
     middle = np.array(grey.shape[:2]) / 2
     for n, (name, (center, radii, value)) in enumerate(spots.items()):
         at = middle + (np.array(center) - middle) * scale
-        organ = ellipse(grey.shape[:2], jitter(rng, at, 3), jitter(rng, np.array(radii) * scale, 1.5))
+        organ = ellipse(grey.shape[:2], jitter(rng, at.tolist(), 3), jitter(rng, [r * scale for r in radii], 1.5))
         if n == 0 or rng.random() < chance:
             regions = [(other, mask & ~organ) for other, mask in regions]
             grey[organ] += value

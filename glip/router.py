@@ -88,7 +88,7 @@ def load_router(folder: Path) -> Router | None:
     path = folder / FILE
     if not path.is_file():
         return None
-    with safe_open(path, "pt") as stored:  # type: ignore[no-untyped-call]
+    with safe_open(path, "pt") as stored:
         router = Router(json.loads(stored.metadata()["modalities"]))
         router.load_state_dict({k: stored.get_tensor(k) for k in stored.keys()})  # noqa: SIM118
     return router.eval()

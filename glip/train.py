@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, distributed, nn
 
 from etl.errors import Failure, UsageError
-from etl.labelmap import load_ontology
+from etl.labelmap import Ontology, load_ontology
+from etl.phrases import phrases
 from glip import loss
 from glip.assign import Targets
 from glip.batches import Batch, Collator, Plan, prefetched
@@ -93,15 +94,15 @@ def setup(where: RunConfig, config: TrainConfig) -> Run:
     """The run before its first update, or at the checkpoint it resumes from."""
     device = _device()
     torch.manual_seed(config.seed)
-    labels = {i.name: i for i in load_ontology(BUNDLED / "label_maps").labels.values()}
-    source = open_dataset(where.data, where.split, labels=tuple(sorted(labels, key=lambda n: labels[n].id)))
+    ontology = load_ontology(BUNDLED / "label_maps")
+    source = open_dataset(where.data, where.split, labels=label_names(ontology))
     rows = _chosen(source, where)
     model = _model(where, tuple(dict.fromkeys(sorted(r.modality for _, r in rows))))
     freeze(model, config.freeze)
     model.to(device).train()
     for module in frozen_modules(model, config.freeze):
         module.eval()
-    synonyms = {name: label.synonyms for name, label in labels.items()}
+    synonyms = {name: known[1:] for name, known in phrases(ontology).items()}
     words = tokenizer(where.text or model.config.text_source)
     collate = Collator(source, model.config, words, config.prompt, synonyms, config.seed, config.augment)
     plan = Plan([r for _, r in rows], model.config, config.batch, config.seed, config.temperature)
@@ -115,6 +116,11 @@ def setup(where: RunConfig, config: TrainConfig) -> Run:
     if where.resume:
         _restore(where.out, run)
     return run
+
+
+def label_names(ontology: Ontology) -> tuple[str, ...]:
+    """The labels by id, from 1."""
+    return tuple(sorted(ontology.labels, key=lambda name: ontology.labels[name].id))
 
 
 def _chosen(source: Source, where: RunConfig) -> list[tuple[int, Row]]:
