@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from glip import boxes
 from glip.config import STRIDES, ModelConfig
 from glip.dyhead import DyConv, Shapes, join_levels
-from glip.fusion import BOUND, Fusion, TextLayer, text_bias
+from glip.fusion import BOUND, Fusion, TextLayer
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +62,10 @@ class VLHead(nn.Module):
             nn.init.normal_(conv.weight, 0, 0.01)
             nn.init.zeros_(conv.bias)
 
-    def forward(self, levels: list[Tensor], tokens: Tensor, *, mask: Tensor, image: Tensor | None) -> Outputs:
-        """Levels (B, C, h, w) and tokens (B, T, D) → outputs; `mask` (B, T) is 1 on real tokens, `image` (B, N) is
-        added to the scores with which text attends to image places."""
+    def forward(self, levels: list[Tensor], tokens: Tensor, *, text: Tensor | None, image: Tensor | None) -> Outputs:
+        """Levels (B, C, h, w) and tokens (B, T, D) → outputs; `text` (B, T) is added to the scores with which anything
+        attends to tokens, `image` (B, N) to those with which text attends to image places."""
         v, shapes = join_levels(levels)
-        text = None if bool(mask.all()) else text_bias(mask)
         t = tokens
         for module in self.dyhead_tower:
             if isinstance(module, Fusion):

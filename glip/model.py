@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from glip.config import STRIDES, ModelConfig
 from glip.dyhead import Shapes
 from glip.fpn import FPN
-from glip.fusion import BOUND
+from glip.fusion import BOUND, text_bias
 from glip.head import RPN, Outputs
 from glip.swin import Swin
 
@@ -84,13 +84,14 @@ class GLIP(nn.Module):
     ) -> Outputs:  # fmt: skip
         """Image levels and text hidden states (B, T, D) → outputs; as `forward`, after the encoders."""
         if self.parity:
-            y: Outputs = self.rpn.head(levels, hidden, mask=mask, image=None)
+            y: Outputs = self.rpn.head(levels, hidden, text=text_bias(mask), image=None)
             return y
         shapes = tuple((m.shape[2], m.shape[3]) for m in levels)
         padded = sizes is not None and any(size != canvas for size in sizes)
         image = image_bias(shapes, torch.tensor(sizes, device=mask.device)) if padded else None
         used = int(mask.sum(1).max())
-        y = self.rpn.head(levels, hidden[:, :used], mask=mask[:, :used], image=image)
+        text = None if int(mask.sum()) == used * len(mask) else text_bias(mask[:, :used])
+        y = self.rpn.head(levels, hidden[:, :used], text=text, image=image)
         return replace(y, logits=F.pad(y.logits, (0, mask.shape[1] - used), value=-BOUND))
 
     def anchors(self, shapes: Shapes) -> list[Tensor]:
