@@ -17,7 +17,7 @@ Device = Annotated[str, typer.Option(help="cpu or cuda.")]
 
 def register(app: typer.Typer) -> None:
     """Adds the commands to the program."""
-    for command in (train, evaluate, ground):
+    for command in (train, evaluate, ground, onnx):
         app.command()(command)
 
 
@@ -134,6 +134,27 @@ def ground(
     if out is not None:
         _written(out, found, coco_results(found, phrases))
     print(json.dumps({"prompt": list(phrases), "images": [_row(view, boxes) for view, boxes in found]}))
+
+
+@told
+def onnx(
+    bundle: Annotated[Path, typer.Argument(help="Folder of a trained model.")],
+    path: Annotated[Path, typer.Argument(help="The .onnx file to write.")],
+    modality: Annotated[str, typer.Option("--modality", help="Whose expert.")],
+    height: Annotated[int, typer.Option(min=32, help="Of the scaled image; rounded up to a multiple of 32.")] = 256,
+    width: Annotated[int, typer.Option(min=32, help="Of the scaled image; rounded up to a multiple of 32.")] = 320,
+    tokens: Annotated[int, typer.Option(min=3, max=256, help="Tokens of a prompt, padding included.")] = 256,
+) -> None:
+    """One expert as ONNX, for a fixed image size.
+
+    Example: medglip-etl onnx run/bundle ct.onnx --modality ct --height 128 --width 160
+    """
+    _require_torch()
+    from glip.experts import load_bundle
+    from glip.onnx import export
+
+    export(path, load_bundle(bundle, only=modality)[0], modality, height=height, width=width, tokens=tokens)
+    print(f"written to {path}")
 
 
 def _views(path: Path, modality: str | None, *, axis: str, stride: int) -> Any:

@@ -26,8 +26,10 @@ def corners(y: Tensor, x: Tensor, height: Tensor, width: Tensor) -> tuple[Tensor
 def sample(table: Tensor, index: Tensor, weight: Tensor) -> Tensor:
     """(n, C): for each of n points the weighted sum of rows of `table` (m, C); index and weight are (n, k).
 
-    Differentiable in the table and the weights.
+    Differentiable in the table and the weights. ONNX has no such bag, so an export gathers the rows instead.
     """
+    if torch.compiler.is_exporting():
+        return (table[index] * weight.to(table.dtype)[..., None]).sum(1)
     return F.embedding_bag(index, table, mode="sum", per_sample_weights=weight.to(table.dtype))
 
 
