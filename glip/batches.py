@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from glip import boxes
 from glip.assign import Targets
@@ -123,10 +124,11 @@ class Collator:
         images, sizes = stack([p[0] for p in parts])
         encoded = [p[1] for p in parts]
         ids, mask = pad(encoded)
-        targets = [_targets(e, b, which, ids.shape[1]) for _, e, b, which, _ in parts]
-        return Batch(modality, tuple(p[4] for p in parts), images, sizes, ids, mask, targets)
+        width = ids.shape[1]
+        targets = [Targets(t.boxes, F.pad(t.tokens, (0, width - t.tokens.shape[1]))) for _, _, t, _ in parts]
+        return Batch(modality, tuple(p[3] for p in parts), images, sizes, ids, mask, targets)
 
-    def _one(self, sample: Sample, rng: np.random.Generator) -> tuple[Tensor, Encoded, Tensor, list[int], str]:
+    def _one(self, sample: Sample, rng: np.random.Generator) -> tuple[Tensor, Encoded, Targets, str]:
         image, regions, absent = sample.image, sample.regions, sample.absent
         if self.augmented:
             image, regions, absent = augment(
@@ -139,8 +141,9 @@ class Collator:
             synonyms=dict(self.synonyms), config=self.prompt,
         )  # fmt: skip
         kept = [r for r in regions if r.label in place]
-        box, which = _scaled(kept, image.shape[:2], self.model), [place[r.label] for r in kept]
-        return to_input(image, self.model), encode(prompt, self.tokenizer), box, which, sample.key
+        encoded = encode(prompt, self.tokenizer)
+        targets = _targets(kept, encoded.phrases[[place[r.label] for r in kept]], image.shape[:2], self.model)
+        return to_input(image, self.model), encoded, targets, sample.key
 
 
 def _scaled(regions: list[Region], shape: tuple[int, ...], model: ModelConfig) -> Tensor:
@@ -150,10 +153,15 @@ def _scaled(regions: list[Region], shape: tuple[int, ...], model: ModelConfig) -
     return boxes.from_xywh(torch.tensor([r.box for r in regions]).view(-1, 4) * factor)
 
 
-def _targets(encoded: Encoded, box: Tensor, which: list[int], width: int) -> Targets:
-    tokens = torch.zeros(len(which), width, dtype=torch.bool)
-    tokens[:, : len(encoded.ids)] = encoded.phrases[which]
-    return Targets(box, tokens)
+def _targets(regions: list[Region], tokens: Tensor, shape: tuple[int, ...], model: ModelConfig) -> Targets:
+    """The boxes on the network's input with the tokens (n, T) of their phrases.
+
+    Regions of one and the same box (a tumour and its rim) are one target that wants the tokens of all: an anchor
+    belongs to one box alone, so the others would never be found.
+    """
+    box, owner = torch.unique(_scaled(regions, shape, model), dim=0, return_inverse=True)
+    together = torch.zeros(len(box), tokens.shape[1], dtype=torch.long).index_add_(0, owner, tokens.long())
+    return Targets(box, together > 0)
 
 
 def prefetched(

@@ -40,8 +40,17 @@ def branches(levels: int) -> list[tuple[int, int]]:
     )
 
 
-@lru_cache(maxsize=64)
 def _base_grid(shapes: Shapes) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor, Tensor]]:
+    """The tables of `_new_grid`, kept; an export makes its own, since its tensors are no numbers."""
+    return _new_grid(shapes) if torch.compiler.is_exporting() else _kept_grid(shapes)
+
+
+@lru_cache(maxsize=64)
+def _kept_grid(shapes: Shapes) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor, Tensor]]:
+    return _new_grid(shapes)
+
+
+def _new_grid(shapes: Shapes) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor, Tensor]]:
     """Un-shifted tap positions y, x (n, 9) of all branches, and the map (height, width, first row) each reads."""
     starts = [sum(h * w for h, w in shapes[:i]) for i in range(len(shapes))]
     tap = torch.arange(9)
