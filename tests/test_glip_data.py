@@ -129,10 +129,10 @@ def test_boxes_and_tokens_of_a_batch(source: Source) -> None:
 def test_regions_of_one_box_are_one_target_with_all_their_tokens() -> None:
     regions = [Region("brain tumor", (8, 8, 30, 20)), Region("liver", (50, 8, 9, 9)), Region("edema", (8, 8, 30, 20))]
     tokens = torch.tensor([[0, 1, 1, 0, 0], [0, 0, 0, 1, 0], [0, 0, 0, 0, 1]]).bool()
-    got = _targets(regions, tokens, (128, 128), nano())
+    got = _targets(regions, tokens, (160, 160), nano())
     assert boxes.to_xywh(got.boxes).tolist() == [[8, 8, 30, 20], [50, 8, 9, 9]]
     assert got.tokens.long().tolist() == [[0, 1, 1, 0, 1], [0, 0, 0, 1, 0]]
-    assert len(_targets([], tokens[:0], (128, 128), nano()).boxes) == 0
+    assert len(_targets([], tokens[:0], (160, 160), nano()).boxes) == 0
 
 
 def test_absent_labels_are_those_known_to_be(source: Source, folder: Path) -> None:
@@ -245,14 +245,14 @@ def test_size_rule(size: tuple[int, int], scaled: tuple[int, int]) -> None:
 
 
 def test_network_input() -> None:
-    image = np.zeros((128, 200, 3), np.uint8)
+    image = np.zeros((160, 200, 3), np.uint8)
     image[..., 0] = 255
     x = to_input(image, nano())
-    assert x.shape == (3, 128, 200)
+    assert x.shape == (3, 160, 200)
     assert x[:, 5, 5].tolist() == pytest.approx([-103.53 / 57.375, -116.28 / 57.12, (255 - 123.675) / 58.395], rel=1e-5)
     batch, sizes = stack([x, x])
-    assert batch.shape == (2, 3, 128, 224)
-    assert sizes == [(128, 200)] * 2
+    assert batch.shape == (2, 3, 160, 224)
+    assert sizes == [(160, 200)] * 2
     assert float(batch[:, :, :, 200:].abs().max()) == 0
     with pytest.raises(ValueError, match="different canvases"):
         stack([x, x[:, :, :100]])
