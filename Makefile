@@ -5,7 +5,7 @@ OUT ?= out
 DEMO = $(OUT)/demo
 BENCH ?= $(OUT)/bench
 
-.PHONY: setup build-dataset test test-all lint docs-sources bench
+.PHONY: setup build-dataset test test-all lint docs-sources bench bench-scale
 setup: $(VENV)/.done
 $(VENV)/.done: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -30,6 +30,9 @@ test: $(VENV)/.dev
 	$(BIN)/pytest -m "not slow"
 test-all: $(VENV)/.dev
 	$(BIN)/pytest
+bench-scale: $(VENV)/.dev
+	$(BIN)/python tests/bench/scale.py make "$(OUT)/scale"
+	$(BIN)/python tests/bench/scale.py run "$(OUT)/scale"
 lint: $(VENV)/.dev
 	$(BIN)/ruff check etl stages glip tests
 	$(BIN)/mypy

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -86,7 +87,29 @@ def contents(stats: dict[str, Any]) -> str:
     for key in ("split", "modality", "status"):
         rows = [(name, n["images"], n["regions"]) for name, n in stats["by"][key].items()]
         text += markdown((key, "images", "regions"), rows) + "\n"
+    text += cost(stats)
     return text + "A subject is in one split only. Status says how well a source's label values are documented.\n"
+
+
+def cost(stats: dict[str, Any]) -> str:
+    """What the area threshold left out, with the labels that lost most; nothing without a ledger."""
+    rows = stats.get("ledger", ())
+    found, lost = Counter[str](), Counter[str]()
+    for row in rows:
+        found[row["label"]] += row["found"]
+        lost[row["label"]] += row["too_small"]
+    if not lost.total():
+        return ""
+    share = lost.total() / found.total()
+    gone = sorted(name for name in found if lost[name] == found[name])
+    text = (
+        f"The least area of {stats['min_area'] * 100:g} % of the image left out {lost.total()} of {found.total()} "
+        f"annotated regions ({share:.1%})"
+    )
+    text += f"; of {len(gone)} of {len(found)} labels nothing is left ({', '.join(gone[:10])}). " if gone else ". "
+    worst = sorted(found, key=lambda name: (-lost[name], name))[:10]
+    table = [(name, found[name], lost[name], f"{lost[name] / found[name]:.1%}") for name in worst if lost[name]]
+    return text + "\n\n" + markdown(("label", "found", "too small", "share"), table) + "\n"
 
 
 def sources(stats: dict[str, Any], manifests: Sequence[Manifest]) -> str:

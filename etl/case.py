@@ -1,14 +1,14 @@
 """One case from its files: the image and its label layers on one canonical grid."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from etl import geometry, shapes
+from etl.casenames import faulty_labels
 from etl.dicomfile import is_dicom_file
 from etl.errors import ItemError
 from etl.formats import Raster, read
@@ -16,9 +16,6 @@ from etl.inventory import Case
 from etl.kinds import Annotation, Grid, Layer, Lost, Object, Objects, read_layers
 from etl.manifest import Manifest
 from etl.raster import Origin, Scan
-
-if TYPE_CHECKING:
-    pass
 
 Array = npt.NDArray[np.generic]
 Refuse = Callable[[str, ItemError], None]
@@ -61,11 +58,15 @@ def load(case: Case, manifest: Manifest, root: Path, refuse: Refuse) -> list[Loa
     Raises:
         ItemError: why the case cannot be used.
     """
+    faults = faulty_labels(manifest, case.case)
+    unions = {name: parts for name, parts in manifest.derive.items() if name not in faults}
+    manifest = manifest.model_copy(update={"derive": unions})
     if not case.series and not is_dicom_file(root / case.image):
         rules = [manifest.files[mask.rule] for mask in case.masks]
         variable = next((rule.image_variable for rule in rules if rule.image_variable), None)
         raster = read(root / case.image, variable=variable)
-        return _images(case, manifest, raster, _annotations(case, manifest, root, raster))
+        raster = _colored(raster) if manifest.third_axis == "color" else raster
+        return _images(case, manifest, raster, _annotations(case, manifest, root, raster, faults))
     from etl import dicom  # pydicom takes long to import
 
     images, unread = dicom.find([root / file for file in case.files])
@@ -76,15 +77,45 @@ def load(case: Case, manifest: Manifest, root: Path, refuse: Refuse) -> list[Loa
     for image in images:
         try:
             raster = image.read()
-            fits.append((image.title, _images(case, manifest, raster, _annotations(case, manifest, root, raster))))
+            found = _annotations(case, manifest, root, raster, faults)
+            fits.append((image.title, _images(case, manifest, raster, found)))
         except ItemError as error:
             refused.append((image.title, error))
     return _fitting(case, fits, refused, refuse)
 
 
-def _annotations(case: Case, manifest: Manifest, root: Path, raster: Raster) -> list[Annotation]:
+def _colored(raster: Raster) -> Raster:
+    """A volume (i, j, 3) whose third axis is colour as the picture (rows, columns, 3) that it is."""
+    if raster.affine is None:
+        return raster
+    array = raster.array[..., 0] if raster.array.ndim == 4 and raster.array.shape[3] == 1 else raster.array
+    if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8:
+        found = f"{array.dtype} values {array.shape}"
+        raise ItemError("unsupported", f"third_axis: color is for 8-bit values (i, j, 3), this has {found}")
+    i, j, _ = geometry.spacing(raster.affine)
+    return Raster(np.ascontiguousarray(np.swapaxes(array, 0, 1)), spacing=(j, i))
+
+
+def _annotations(
+    case: Case, manifest: Manifest, root: Path, raster: Raster, faults: dict[str, str]
+) -> list[Annotation]:
+    """The annotations of a case, those of labels with a known fault as lost."""
     masks = [(manifest.files[mask.rule], root / mask.path, mask.label) for mask in case.masks]
-    return read_layers(masks, dict(manifest.labels), _grid(case, raster))
+    found = read_layers(masks, dict(manifest.labels), _grid(case, raster))
+    if not faults:
+        return found
+    lost = [Lost(name, "excluded", why) for name, why in faults.items()]
+    return [*(_without(item, faults) for item in found), *lost]
+
+
+def _without(item: Annotation, names: Collection[str]) -> Annotation:
+    """An annotation without these raw labels."""
+    if isinstance(item, Objects):
+        return replace(item, found=tuple(thing for thing in item.found if thing.name not in names))
+    if isinstance(item, Layer):
+        gone = [value for value, name in item.names.items() if name in names]
+        return replace(item, array=np.where(np.isin(item.array, gone), item.array.dtype.type(0), item.array))
+    return item
 
 
 def _grid(case: Case, raster: Raster) -> Grid:
@@ -221,6 +252,8 @@ def _volume(name: str, manifest: Manifest, raster: Raster, layers: list[Layer]) 
     array = geometry.canonical(raster.array, to)
     affine = geometry.canonical_affine(raster.affine, raster.array.shape, to)
     placed = [_placed(layer, array.shape, affine) for layer in layers]
+    if any(layer.resampled for layer in placed) and _shows(layers) and not _shows(placed):
+        raise ItemError("not_placed", "no annotated voxel of the mask is nearest to one of the image")
     spacing = None if raster.spacing is None else geometry.spacing(affine)
     derived = tuple(_with_derived(placed, manifest))
     if raster.scan is None:
@@ -239,8 +272,17 @@ def _placed(layer: Layer, shape: tuple[int, ...], affine: Array) -> Layer:
     to = geometry.orientation(layer.affine)
     own = geometry.canonical_affine(layer.affine, labels.shape, to)
     turned = geometry.canonical(labels, to)
-    geometry.require_same_grid(shape, affine, turned.shape, own)
+    try:
+        geometry.require_same_grid(shape, affine, turned.shape, own)
+    except ItemError:
+        if not layer.loose:
+            raise
+        return replace(layer, array=geometry.nearest(turned, own, shape, affine), resampled=True)
     return replace(layer, array=turned)
+
+
+def _shows(layers: list[Layer]) -> bool:
+    return any(layer.array.any() for layer in layers)
 
 
 def _with_derived(layers: list[Layer], manifest: Manifest) -> Iterator[Layer]:

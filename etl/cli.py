@@ -7,14 +7,17 @@ from typing import Annotated, Any
 
 import typer
 
-from etl import cli_labels, cli_sources, cli_train
+from etl import cli_check, cli_fetch, cli_labels, cli_sources, cli_train
 from etl.cli_common import BUNDLED, AsJson, Manifests, Maps, Out, Raw, Source, manifests_of, named, told
 from etl.errors import Failure, UsageError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+cli_sources.app.command("fetch")(cli_fetch.sources_fetch)
 app.add_typer(cli_sources.app, name="sources")
 app.add_typer(cli_labels.labels_app, name="labels")
 cli_train.register(app)
+for command in (cli_check.leakcheck, cli_check.diff, cli_check.report):
+    app.command()(command)
 
 PROFILES = {"paper": 0.015, "small": 0.001, "all": 0.0}
 
@@ -103,10 +106,20 @@ def stage(
 
     if name not in pipeline.STAGES:
         raise UsageError(f"no stage '{name}'; the stages are {' '.join(pipeline.STAGES)}")
+    if name == "fetch":
+        return _fetch(raw, source, manifests)
     options, known, chosen = _settled(locals())
     if fresh:
         pipeline.forget(chosen, options)
     print(pipeline.run_stage(name, chosen, known, options))
+
+
+def _fetch(raw: Path, source: list[str] | None, manifests: Path | None) -> None:
+    """`stage fetch`: never all sources at once by mistake, they are terabytes."""
+    if not source:
+        raise UsageError("fetch: name what to fetch, with --source S for each source or group")
+    known = manifests_of(manifests)
+    cli_fetch.bring(named(known, source), known, raw)
 
 
 def _settled(given: dict[str, Any]) -> tuple[Any, dict[str, Any], list[Any]]:

@@ -25,6 +25,9 @@ def told(command: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(command)
     def run(*args: Any, **kwargs: Any) -> None:
+        from etl.privacy import quiet
+
+        quiet()
         try:
             command(*args, **kwargs)
         except MedglipError as error:

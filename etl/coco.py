@@ -1,13 +1,22 @@
-"""COCO JSON of labels and of categories, and grounding lines, written as a stream."""
+"""COCO JSON of labels and of categories, written page by page."""
 
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+import numpy as np
+import numpy.typing as npt
 import orjson
+import pyarrow as pa
 
+from etl.jsontext import arrays, floats, id_texts, integers, joined, objects, texts, together
 from etl.labelmap import Ontology
-from etl.records import SPLITS, ImageRecord, NumberedImage, RegionRecord
+from etl.labeltable import LabelTable, Matrix
+from etl.records import SPLITS, Page, array, id_lists, id_matrix
+
+SEPARATOR = "\n"  # between the name of a licence and its redistribution
+Ids = npt.NDArray[np.bool_]  # (images, ids)
 
 LICENSE_URLS = {
     "CC0-1.0": "https://creativecommons.org/publicdomain/zero/1.0/",
@@ -25,184 +34,163 @@ LICENSE_URLS = {
 }
 
 
-def captioned(regions: list[RegionRecord]) -> tuple[str, dict[str, tuple[int, int]]]:
-    """The caption (phrases once each, in order of label id) and each phrase's span in code points."""
-    caption, spans = "", {}
-    for region in sorted(regions, key=lambda r: (r.label_id, r.phrase)):
-        if region.phrase not in spans:
-            caption += ". " if caption else ""
-            spans[region.phrase] = (len(caption), len(caption) + len(region.phrase))
-            caption += region.phrase
-    return caption, spans
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What is said of each image at one level: the ids that it lacks, and those shown without all their regions."""
+
+    negative: Ids
+    not_exhaustive: Ids
 
 
-def number(value: float) -> float | int:
-    """A whole float as an integer, for short and exact JSON."""
-    return int(value) if value == int(value) else value
+def label_level(page: Page, labels: LabelTable) -> Known:
+    """Label ids; what is seen or not exhaustive is never negative."""
+    annotated, negative, partial = (
+        id_matrix(page.images[name], labels.width)
+        for name in ("annotated_label_ids", "neg_label_ids", "not_exhaustive_label_ids")
+    )
+    return Known(negative & annotated & ~partial & ~seen(page, labels), partial)
 
 
-def grounding_line(image: NumberedImage) -> dict[str, Any]:
-    """One ODVG record; boxes are [x1, y1, x2, y2] in pixels."""
-    regions = []
-    for region in image.record.regions:
-        x, y, w, h = (number(v) for v in region.bbox)
-        span = [list(image.spans[region.phrase])]
-        regions.append({"phrase": region.phrase, "bbox": [x, y, x + w, y + h], "tokens_positive": span})
-    record = image.record
-    grounding = {"caption": image.caption, "regions": regions}
-    return {"filename": image.file_name, "height": record.height, "width": record.width, "grounding": grounding}
+def category_level(page: Page, labels: LabelTable, known: Known) -> Known:
+    """Category ids, from what is known of labels.
+
+    A category is negative if one of its labels is annotated and all its anatomy labels are absent; one
+    with a region in the image, or a label that is not exhaustive, never is.
+    """
+    partial = any_of(known.not_exhaustive, labels.members)
+    shown = any_of(seen(page, labels), labels.members)
+    annotated = any_of(id_matrix(page.images["annotated_label_ids"], labels.width), labels.members)
+    absent = ~any_of(~known.negative, labels.anatomy)
+    return Known(annotated & absent & ~partial & ~shown, partial)
 
 
-class Negatives:
-    """Which categories an image lacks, and which it shows without all of their regions."""
+def any_of(labels: Ids, members: Matrix) -> Ids:
+    """Whether an image has any of these labels in each category."""
+    return labels.astype(np.float32) @ members > 0
 
-    def __init__(self, ontology: Ontology) -> None:
-        self.members: dict[int, set[int]] = {category.id: set() for category in ontology.categories.values()}
-        self.anatomy: dict[int, set[int]] = {category.id: set() for category in ontology.categories.values()}
-        self.category: dict[int, int] = {}
-        for label in ontology.labels.values():
-            category_id = ontology.categories[label.category].id
-            self.category[label.id] = category_id
-            self.members[category_id].add(label.id)
-            if label.kind == "anatomy":
-                self.anatomy[category_id].add(label.id)
 
-    def labels(self, record: ImageRecord) -> tuple[list[int], list[int]]:
-        """Negative and not exhaustive label ids; what is seen or not exhaustive is never negative."""
-        open_ids = set(record.not_exhaustive_label_ids)
-        seen = {region.label_id for region in record.regions}
-        absent = set(record.neg_label_ids) & set(record.annotated_label_ids)
-        return sorted(absent - open_ids - seen), sorted(open_ids)
-
-    def categories(self, record: ImageRecord) -> tuple[list[int], list[int]]:
-        """Negative and not exhaustive category ids.
-
-        A category is negative if one of its labels is annotated and all its anatomy labels are absent; one
-        with a region in the image, or a label that is not exhaustive, never is.
-        """
-        absent, open_labels = self.labels(record)
-        open_ids = {self.category[n] for n in open_labels if n in self.category}
-        never = open_ids | {region.category_id for region in record.regions}
-        annotated, gone = set(record.annotated_label_ids), set(absent)
-        negative = [
-            category_id
-            for category_id, members in self.members.items()
-            if category_id not in never and members & annotated and self.anatomy[category_id] <= gone
-        ]
-        return sorted(negative), sorted(open_ids)
+def seen(page: Page, labels: LabelTable) -> Ids:
+    """The labels of each image's regions."""
+    matrix = np.zeros((len(page.images), labels.width), bool)
+    matrix[page.image_of, array(page.regions, "label_id")] = True
+    return matrix
 
 
 class CocoFile:
     """One COCO JSON file; annotations wait in a file beside it until the images are all written."""
 
     def __init__(self, path: Path) -> None:
-        self.path, self.spool_path = path, path.with_name(f".{path.name}.annotations")
-        self.file: IO[bytes] = path.open("wb")
-        self.spool: IO[bytes] = self.spool_path.open("wb")
-        self.images = self.annotations = 0
+        self.spool_path = path.with_name(f".{path.name}.annotations")
+        self.images: IO[bytes] = path.open("wb")
+        self.spool: IO[bytes] = self.spool_path.open("w+b")
+        self.images.write(b'{"images":[\n')
+        self.empty = True
 
-    def image(self, value: dict[str, Any]) -> None:
-        """Adds an image."""
-        self.file.write((b",\n" if self.images else b'{"images":[\n') + orjson.dumps(value))
-        self.images += 1
-
-    def annotation(self, value: dict[str, Any]) -> None:
-        """Adds an annotation."""
-        self.spool.write((b",\n" if self.annotations else b"") + orjson.dumps(value))
-        self.annotations += 1
+    def add(self, images: pa.Array, annotations: pa.Array) -> None:
+        """Adds lines of at least one image and one annotation."""
+        for file, lines in ((self.images, images), (self.spool, annotations)):
+            file.write(b"" if self.empty else b",\n")
+            file.write(together(lines, ",\n"))
+        self.empty = False
 
     def close(self, rest: dict[str, Any]) -> None:
         """Ends the file with the annotations and the keys of `rest`."""
+        if self.empty:
+            self.images.seek(len(b'{"images":['))
+        self.images.write(b'],"annotations":[\n' if self.empty else b'\n],"annotations":[\n')
+        self.spool.seek(0)
+        shutil.copyfileobj(self.spool, self.images, 2**20)
         self.spool.close()
-        self.file.write(b'\n],"annotations":[\n' if self.images else b'{"images":[],"annotations":[\n')
-        with self.spool_path.open("rb") as spool:
-            shutil.copyfileobj(spool, self.file, 2**20)
         self.spool_path.unlink()
-        self.file.write(b"\n]," + orjson.dumps(rest)[1:] + b"\n")
-        self.file.close()
+        self.images.write(b"\n]," + orjson.dumps(rest)[1:] + b"\n")
+        self.images.close()
 
 
 class CocoWriter:
-    """Both COCO levels and the grounding lines of all three splits."""
+    """Both COCO levels of all three splits."""
 
-    def __init__(self, folder: Path, ontology: Ontology) -> None:
-        for name in ("annotations", "grounding"):
-            (folder / name).mkdir(parents=True, exist_ok=True)
-        self.ontology, self.negatives = ontology, Negatives(ontology)
-        self.licenses: dict[tuple[str, str], int] = {}
-        annotations = folder / "annotations"
-        self.label_files = {split: CocoFile(annotations / f"{split}.labels.json") for split in SPLITS}
-        self.category_files = {split: CocoFile(annotations / f"{split}.json") for split in SPLITS}
-        self.lines: dict[str, IO[bytes]] = {s: (folder / "grounding" / f"{s}.jsonl").open("wb") for s in SPLITS}
+    def __init__(self, folder: Path, ontology: Ontology, labels: LabelTable) -> None:
+        folder.mkdir(parents=True)
+        self.ontology, self.labels = ontology, labels
+        self.licenses: dict[str, int] = {}
+        self.files = {split: (CocoFile(folder / f"{split}.labels.json"), CocoFile(folder / f"{split}.json"))
+                      for split in SPLITS}  # fmt: skip
 
-    def add(self, image: NumberedImage) -> None:
-        """Takes one image."""
-        split, record = image.record.split, image.record
-        common = self.image_entry(image)
-        for file, (negative, not_exhaustive) in (
-            (self.label_files[split], self.negatives.labels(record)),
-            (self.category_files[split], self.negatives.categories(record)),
+    def number_licenses(self, page: Page) -> Page:
+        """The page with the column `license_id`; licences are numbered as they come, in key order."""
+        names = [page.images[name].combine_chunks().cast(pa.string()) for name in ("license", "redistribution")]
+        terms = joined(names[0], SEPARATOR, names[1]).dictionary_encode()
+        ids = [self.licenses.setdefault(name, len(self.licenses) + 1) for name in terms.dictionary.to_pylist()]
+        return Page(page.images.append_column("license_id", pa.array(ids).take(terms.indices)), page.regions)
+
+    def add(self, split: str, page: Page) -> None:
+        """Takes images of a split."""
+        known = label_level(page, self.labels)
+        label_id = array(page.regions, "label_id")
+        ids = label_id, self.labels.category_id[label_id]
+        image, region = image_fields(page), region_fields(page, self.labels)
+        for file, level, category in zip(
+            self.files[split], (known, category_level(page, self.labels, known)), ids, strict=True
         ):
-            extra = {"neg_category_ids": negative, "not_exhaustive_category_ids": not_exhaustive}
-            file.image(common | extra)
-        for n, region in enumerate(record.regions):
-            entry = annotation_entry(region, image.first_region_id + n, image.image_id)
-            self.label_files[split].annotation(entry | {"category_id": region.label_id})
-            self.category_files[split].annotation(entry)
-        self.lines[split].write(orjson.dumps(grounding_line(image)) + b"\n")
-
-    def image_entry(self, image: NumberedImage) -> dict[str, Any]:
-        """The COCO image but for its negatives; licences are numbered as they come, in key order."""
-        record = image.record
-        terms = (record.license, record.redistribution)
-        return {
-            "id": image.image_id,
-            "file_name": image.file_name,
-            "width": record.width,
-            "height": record.height,
-            "license": self.licenses.setdefault(terms, len(self.licenses) + 1),
-            "source": record.source,
-            "modality": record.modality,
-            "axis": record.axis,
-            "slice_index": record.slice_index,
-            "case": record.case,
-            "subject": record.subject,
-            "key": record.key,
-        }
+            image["neg_category_ids"] = id_texts(id_lists(level.negative))
+            image["not_exhaustive_category_ids"] = id_texts(id_lists(level.not_exhaustive))
+            region["category_id"] = integers(pa.array(category))
+            file.add(objects(image), objects(region))
 
     def close(self) -> None:
         """Ends all files."""
-        for split in SPLITS:
-            self.label_files[split].close(self.rest(split, label_categories(self.ontology)))
-            self.category_files[split].close(self.rest(split, region_categories(self.ontology)))
-            self.lines[split].close()
+        for split, files in self.files.items():
+            for file, categories in zip(files, (label_categories, region_categories), strict=True):
+                file.close(self.rest(split, categories(self.ontology)))
 
     def rest(self, split: str, categories: list[dict[str, Any]]) -> dict[str, Any]:
         """What a file holds besides images and annotations."""
         licenses = [
             {"id": n, "name": name, "url": LICENSE_URLS.get(name, ""), "redistribution": redistribution}
-            for (name, redistribution), n in self.licenses.items()
+            for (name, redistribution), n in ((terms.split(SEPARATOR), n) for terms, n in self.licenses.items())
         ]
         info = {"description": f"medglip-etl dataset, {split} split", "version": "1"}
         return {"categories": categories, "licenses": licenses, "info": info}
 
 
-def annotation_entry(region: RegionRecord, region_id: int, image_id: int) -> dict[str, Any]:
-    """The COCO annotation at category level; given boxes have an empty segmentation."""
+def image_fields(page: Page) -> dict[str, Any]:
+    """The COCO images but for their negatives, as JSON columns."""
+    images = page.images
     return {
-        "id": region_id,
-        "image_id": image_id,
-        "category_id": region.category_id,
-        "bbox": [number(v) for v in region.bbox],
-        "area": region.area,
-        "iscrowd": 0,
-        "segmentation": region.segmentation or [],
-        "label_id": region.label_id,
-        "label": region.label,
-        "raw_label": region.raw_label,
-        "phrase": region.phrase,
-        "area_fraction": region.area_fraction,
-        "key": region.key,
+        "id": integers(images["image_id"]),
+        "file_name": texts(images["file_name"]),
+        "width": integers(images["width"]),
+        "height": integers(images["height"]),
+        "license": integers(images["license_id"]),
+        "source": texts(images["source"]),
+        "modality": texts(images["modality"]),
+        "axis": texts(images["axis"]),
+        "slice_index": integers(images["slice_index"]),
+        "case": texts(images["case"]),
+        "subject": texts(images["subject"]),
+        "key": texts(images["key"]),
+    }
+
+
+def region_fields(page: Page, labels: LabelTable) -> dict[str, Any]:
+    """The COCO annotations but for their category, as JSON columns; given boxes have an empty segmentation."""
+    regions = page.regions
+    size = page.images.select(["height", "width"]).take(regions["image"])
+    counts = objects({"size": arrays(*map(integers, size.columns)), "counts": texts(regions["rle"])})
+    return {
+        "id": integers(regions["region_id"]),
+        "image_id": integers(page.images["image_id"].take(regions["image"])),
+        "category_id": "",
+        "bbox": arrays(*(integers(regions[name]) for name in "xywh")),
+        "area": integers(regions["area"]),
+        "iscrowd": "0",
+        "segmentation": counts.fill_null("[]"),
+        "label_id": integers(regions["label_id"]),
+        "label": texts(labels.label).take(regions["label_id"].combine_chunks()),
+        "raw_label": texts(regions["raw_label"]),
+        "phrase": texts(regions["phrase"]),
+        "area_fraction": floats(array(regions, "area_fraction")),
+        "key": texts(regions["key"]),
     }
 
 

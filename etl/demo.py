@@ -1,7 +1,7 @@
 """The embedded demo: small drawn sources of all seven modalities, their manifests, label maps and expected regions.
 
-The pictures are drawn, only the photograph of one retina is real. What the pipeline must find is counted from
-the drawn shapes by `etl.demo_shapes`, which shares no code with the pipeline.
+Most pictures are drawn; the photograph of a retina and two DICOM slices are real. What the pipeline must find is
+counted from the drawn shapes by `etl.demo_shapes`, which shares no code with the pipeline.
 """
 
 import zlib
@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import yaml
 
-from etl import demo_2d, demo_3d, demo_boxes, label_file
+from etl import demo_2d, demo_3d, demo_boxes, demo_real, label_file
 from etl.demo_shapes import Expected
 from etl.labelmap import Mapping
 from etl.store import write_bytes, write_table
@@ -56,7 +56,7 @@ def write_demo(folder: Path) -> None:
 
 def sources() -> Iterator[tuple[str, Source]]:
     """The demo's sources by slug."""
-    for module in (demo_3d, demo_2d, demo_boxes):
+    for module in (demo_3d, demo_2d, demo_boxes, demo_real):
         for slug, (draw, manifest, label_map) in module.SOURCES.items():
             yield slug, Source(draw, manifest, label_map)
 

@@ -105,9 +105,9 @@ def fundus_disc(root: Path, expected: Expected, rng: Rng) -> None:
     size = 160
     for case in ("n0001", "n0002", "n0003", "n0004"):
         r = rng(case)
-        center = (80.0, 58.7) if case == "n0001" else jitter(r, (76, 72), 12)
-        disc = ellipse((size, size), center, (24, 19) if case == "n0001" else jitter(r, (22, 20), 2))
-        cup = ellipse((size, size), (center[0], center[1] + 3), (16.5, 11.5)) & disc
+        center = (78.3, 56.2) if case == "n0001" else jitter(r, (76, 72), 12)
+        disc = ellipse((size, size), center, (26, 22) if case == "n0001" else jitter(r, (22, 20), 2))
+        cup = ellipse((size, size), (center[0], center[1] + 5), (15, 11)) & disc
         rgb = _retina_photo(size) if case == "n0001" else _retina_drawn(r, size, center, disc, cup)
         mask = np.zeros((size, size, 3), dtype=np.uint8)
         mask[disc] = (255, 0, 0)

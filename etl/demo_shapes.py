@@ -63,6 +63,11 @@ class Expected:
         for label, mask in regions:
             self._add(source, case, "native", frame, label, mask)
 
+    def slice(self, source: str, case: str, axis: str, regions: Sequence[tuple[str, Mask]]) -> None:
+        """Regions (label, mask of shape rows × columns) of a volume of one slice."""
+        for label, mask in regions:
+            self._add(source, case, axis, 0, label, mask)
+
     def boxes(self, source: str, case: str, shape: tuple[int, int], regions: Sequence[tuple[str, Box]]) -> None:
         """Regions (label, box x, y, width, height) of a 2D image: every pixel that a box touches."""
         rows, columns = np.indices(shape)

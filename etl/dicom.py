@@ -19,6 +19,7 @@ from etl.dicom_header import Frame, Header, frames_of, read_header, series_of, s
 from etl.dicom_series import Refused, Stack, stacks, title
 from etl.errors import ItemError
 from etl.isolate import alive
+from etl.privacy import identifying, text_outside
 from etl.raster import MAX_BYTES, Array, Origin, Raster, Scan, unreadable
 from etl.raster import spacing_of as voxel_size
 
@@ -35,8 +36,19 @@ class Image:
     files: tuple[Path, ...]
     source: Stack | Header
 
+    @property
+    def headers(self) -> list[Header]:
+        """The header of each file."""
+        if isinstance(self.source, Header):
+            return [self.source]
+        return list({frame.header.path: frame.header for plane in self.source.planes for frame in plane}.values())
+
     def read(self, limit: int = MAX_BYTES) -> Raster:
-        """The values; ItemError why they cannot be read."""
+        """The values; ItemError why they cannot be read, or may not leave."""
+        for header in self.headers:
+            why = identifying(header.dataset)
+            if why:
+                raise ItemError("identifying", f"{header.path.name}: {why}")
         try:
             return _volume(self.source, self.title, limit) if isinstance(self.source, Stack) else _picture(self)
         except (ItemError, MemoryError):
@@ -131,6 +143,9 @@ def _picture(image: Image) -> Raster:
     first = frames_of(header)[0]
     grey = header.photometric in MONOCHROME
     stored = dicom_pixels.frames(header)
+    why = text_outside(header.dataset, stored)
+    if why:
+        raise ItemError("identifying", f"{header.path.name}: {why}")
     array = dicom_pixels.rescaled_frames(first, stored) if grey else stored
     window, curve = _grey_view(header.dataset, first, array) if grey else (None, None)
     cine = len(array) > 1

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from etl.errors import ItemError
 from etl.geometry import GRID_TOLERANCE
+from etl.privacy import message
 from etl.raster import Array, unreadable
 
 IN_PLANE = 0.01
@@ -40,7 +41,7 @@ def load(path: Path) -> Any:
     try:
         return pydicom.dcmread(path)
     except Exception as error:  # damaged files raise anything
-        raise unreadable(path, f"no DICOM file: {error}") from error
+        raise unreadable(path, f"no DICOM file: {message(error)}") from error
 
 
 def frame_affines(dataset: Any, name: str) -> list[NDArray[np.float64]]:

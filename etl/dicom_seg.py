@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from etl import dicom_planes
 from etl.errors import ItemError
+from etl.privacy import message
 from etl.raster import MAX_BYTES, Array, check_size, unreadable
 
 SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
@@ -111,4 +112,4 @@ class SegFile:
         try:
             return np.asarray(pixel_array(self.dataset, index=index))
         except Exception as error:  # codecs raise anything
-            raise ItemError("unreadable", f"{self.name}: frame {index + 1}: {error}") from error
+            raise ItemError("unreadable", f"{self.name}: frame {index + 1}: {message(error)}") from error

@@ -31,6 +31,8 @@ def _starts_data_set(head: bytes, order: str) -> bool:
 def is_dicom_file(path: Path) -> bool:
     """Whether the content of a file is DICOM; False where it cannot be opened."""
     try:
+        if not path.is_file():  # a pipe would be waited for without end
+            return False
         with path.open("rb") as stream:
             return is_dicom(stream.read(HEAD_BYTES))
     except OSError:

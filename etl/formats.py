@@ -22,10 +22,12 @@ SUFFIXES = (".nii", ".nii.gz", ".hdr", ".img", ".nrrd", ".nhdr", ".mha", ".mhd",
 
 def sniff(path: Path) -> str:
     """``nifti``, ``dicom``, ``itk``, ``picture`` or a key of ``arrays.READERS``; else ItemError with the cause."""
+    if path.exists() and not path.is_file():  # a pipe would be waited for without end
+        raise unreadable(path, "no plain file")
     try:
         head = nifti.peek(path)
     except OSError as error:
-        raise unreadable(path, error.strerror or str(error)) from error
+        raise unreadable(path, error.strerror or error) from error
     if not head:
         empty = path.stat().st_size == 0
         raise unreadable(path, "empty file" if empty else "cut off inside its gzip header")
@@ -80,7 +82,7 @@ def read(path: Path, limit: int = MAX_BYTES, *, variable: str | None = None) -> 
 
         return itk.read(path, limit)
     except OSError as error:
-        raise unreadable(path, error.strerror or str(error)) from error
+        raise unreadable(path, error.strerror or error) from error
     except MemoryError as error:
         raise ItemError("too_large", f"{path.name}: more than this machine's memory") from error
 
@@ -134,12 +136,12 @@ def companions(path: Path) -> list[Path]:
     if found in ("picture", "dicom", *arrays.READERS):
         return []
     if found == "nifti":
-        source = nifti.data_file(path)
+        sources = [nifti.data_file(path)]
     else:
         from etl import itk
 
-        source = itk.data_file(path)
-    return [] if source == path else [source]
+        sources = itk.data_files(path)
+    return [source for source in sources if source != path]
 
 
 def fingerprint(path: Path) -> str:

@@ -13,12 +13,14 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from etl import casenames
+from etl.casenames import ByName
 from etl.dicomfile import is_dicom_file
 from etl.errors import UsageError
 from etl.listed import Lists
-from etl.manifest import Manifest
+from etl.manifest import Manifest, SplitList
 from etl.patterns import Pattern, compile_pattern, fill
-from etl.tables import FactTable, read_table
+from etl.tables import FactTable, read_splits, read_table
 
 _EXTENSION = re.compile(r"\.[A-Za-z][A-Za-z0-9]*$")
 _PACKED = re.compile(r"\.(gz|bz2|xz|zst)$", re.IGNORECASE)
@@ -114,22 +116,6 @@ class _Entry:
     series: list[str] = field(default_factory=list)
 
 
-class _Excluded:
-    """The cases with a known fault."""
-
-    def __init__(self, manifest: Manifest) -> None:
-        texts = {item.case: f"{item.why} {item.link or ''}".strip() for item in manifest.exclude}
-        self._names = {case: text for case, text in texts.items() if "*" not in case}
-        self._patterns = [(re.compile(re.escape(case).replace(r"\*", ".*"), re.DOTALL), text)
-                          for case, text in texts.items() if "*" in case]  # fmt: skip
-
-    def why(self, case: str) -> str | None:
-        """What is wrong with a case, if something is."""
-        if case in self._names:
-            return self._names[case]
-        return next((text for pattern, text in self._patterns if pattern.fullmatch(case)), None)
-
-
 def stem(path: str) -> str:
     """A path without its extension (`.nii.gz` is one), with `/` as `-`."""
     return _EXTENSION.sub("", _PACKED.sub("", path)).replace("/", "-")
@@ -163,32 +149,55 @@ def _loops(link: str, real: str, parents: tuple[str, ...]) -> bool:
 def inventory(manifest: Manifest, root: Path) -> Inventory:
     """Pair the files below `root` by the rules of a manifest; DICOM files of one case name are one image."""
     rules = [_prepare(manifest, index) for index in range(len(manifest.files))]
-    tables = [read_table(table, root) for table in manifest.tables]
-    known = {table.file for table in manifest.tables}
+    facts = _Facts(
+        [read_table(table, root) for table in manifest.tables], read_splits(manifest.split_lists, root),
+        ByName(manifest.subjects),
+    )
+    known = {table.file for table in manifest.tables} | {item.file for item in manifest.split_lists}
     paths = walk(root)
     entries, mask_paths, unexpected = _sort_files(rules, paths, known, root)
     _index_masks(rules, mask_paths)
     entries = _joined(entries, root)
     lists = Lists(manifest, root)
     result = Inventory(unexpected=unexpected)
-    excluded = _Excluded(manifest)
+    excluded = casenames.excluded(manifest)
     used: set[str] = set()
     for entry in entries:
         masks = _masks_of(rules, entry, lists)
         used.update(mask.path for mask in masks)
-        if (fault := excluded.why(entry.case)) is not None:
+        if (fault := excluded.of(entry.case)) is not None:
             result.rejected.append(Rejected(entry.case, "excluded", fault))
         elif not masks:
             result.rejected.append(Rejected(entry.case, "no_mask", f"no mask matches image {entry.path}"))
         else:
             _check_labels(manifest, rules, entry, masks)
-            result.cases.append(_case(manifest, entry, masks, tables))
+            result.cases.append(_case(manifest, entry, masks, facts))
     used.update(lists.read)
     result.rejected += _orphans(rules, used, excluded)
     result.rejected += [_alone(name, mask, excluded) for name, mask in lists.without_image(paths)]
+    _refuse_odd_names(result)
     result.cases.sort(key=lambda case: case.case)
     result.rejected.sort(key=lambda row: (row.case, row.reason))
     return result
+
+
+def _refuse_odd_names(result: Inventory) -> None:
+    """File names that are no UTF-8 can stand in no table: their cases are refused, with the odd bytes written out."""
+    odd = [c for c in result.cases if not all(map(_is_text, (c.case, c.subject, *c.files, *(m.path for m in c.masks))))]
+    for case in odd:
+        result.cases.remove(case)
+        detail = f"{case.image}: the name of one of its files is not UTF-8"
+        result.rejected.append(Rejected(case.case, "unreadable", detail))
+    result.rejected = [Rejected(_shown(r.case), r.reason, _shown(r.detail)) for r in result.rejected]
+    result.unexpected = [_shown(path) for path in result.unexpected]
+
+
+def _is_text(name: str) -> bool:
+    return name.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in name)
+
+
+def _shown(name: str) -> str:
+    return name if _is_text(name) else name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def _prepare(manifest: Manifest, index: int) -> _RuleFiles:
@@ -310,11 +319,29 @@ def _check_labels(manifest: Manifest, rules: list[_RuleFiles], entry: _Entry, ma
                 )
 
 
-def _case(manifest: Manifest, entry: _Entry, masks: tuple[MaskFile, ...], tables: list[FactTable]) -> Case:
+@dataclass(frozen=True, slots=True)
+class _Facts:
+    """What a source says of its cases elsewhere: tables, lists of splits, the manifest's `subjects`."""
+
+    tables: list[FactTable]
+    splits: list[tuple[SplitList, frozenset[str]]]
+    subjects: ByName[str]
+
+    def of(self, case: str, captures: dict[str, str]) -> dict[str, str]:
+        """The facts of a case; what the manifest says itself goes before tables, these before lists."""
+        facts: dict[str, str] = {}
+        for item, names in self.splits:
+            if fill(item.case, captures) in names:
+                facts["split"] = item.split
+        for table in self.tables:
+            facts.update(table.facts(fill(table.table.case, captures)))
+        subject = self.subjects.of(case)
+        return facts if subject is None else {**facts, "subject": subject}
+
+
+def _case(manifest: Manifest, entry: _Entry, masks: tuple[MaskFile, ...], known: _Facts) -> Case:
     captures = {"case": entry.case, **entry.captures}
-    facts: dict[str, str] = {}
-    for table in tables:
-        facts.update(table.facts(fill(table.table.case, captures)))
+    facts = known.of(entry.case, captures)
     template = manifest.files[entry.rules[0]].subject
     default = fill(template, captures) if template else entry.captures.get("subject", captures["case"])
     subject = facts.pop("subject", default)
@@ -330,7 +357,7 @@ def _rule_split(manifest: Manifest, entry: _Entry) -> str | None:
     return next(iter(splits), None)
 
 
-def _orphans(rules: list[_RuleFiles], used: set[str], excluded: _Excluded) -> Iterator[Rejected]:
+def _orphans(rules: list[_RuleFiles], used: set[str], excluded: ByName[str]) -> Iterator[Rejected]:
     """One row for each case that has masks but no image."""
     paths: dict[str, list[str]] = defaultdict(list)
     seen: set[str] = set()
@@ -342,17 +369,17 @@ def _orphans(rules: list[_RuleFiles], used: set[str], excluded: _Excluded) -> It
                     seen.add(mask.path)
                     paths[_orphan_name(rule, mask.path, captures)].append(mask.path)
     for case, files in paths.items():
-        if (fault := excluded.why(case)) is not None:
+        if (fault := excluded.of(case)) is not None:
             yield Rejected(case, "excluded", fault)
         else:
             more = f" and {len(files) - 1} more" if len(files) > 1 else ""
             yield Rejected(case, "no_image", f"no image matches mask {files[0]}{more}")
 
 
-def _alone(name: str, mask: str, excluded: _Excluded) -> Rejected:
+def _alone(name: str, mask: str, excluded: ByName[str]) -> Rejected:
     """An image that an annotation file lists and nobody finds."""
     case = stem(name)
-    if (fault := excluded.why(case)) is not None:
+    if (fault := excluded.of(case)) is not None:
         return Rejected(case, "excluded", fault)
     return Rejected(case, "no_image", f"no image file for '{name}', which {mask} lists")
 

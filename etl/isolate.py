@@ -26,7 +26,8 @@ from typing import IO, Any
 from etl.errors import Failure, ItemError
 from etl.raster import MAX_BYTES
 
-ALIVE, RESULT, FAULT = b"A", b"R", b"F"
+STARTED, ALIVE, RESULT, FAULT = b"S", b"A", b"R", b"F"
+START_SECONDS = 120.0  # for a child to start and to import what its work needs, also on a busy machine
 _FRAME = struct.Struct("<cQ")
 _TELL_EVERY_S = 1.0
 
@@ -90,8 +91,10 @@ class _Child:
         self._at = ""
         try:
             _send(self._process.stdin, RESULT, pickle.dumps((work, argument)))
+            seconds = max(START_SECONDS, self._limits.seconds)
             while True:
-                kind, payload = self._receive()
+                kind, payload = self._receive(seconds)
+                seconds = self._limits.seconds
                 if kind == RESULT:
                     return json.loads(payload)
                 if kind == FAULT:
@@ -109,14 +112,14 @@ class _Child:
             self._cause()
             raise
 
-    def _receive(self) -> tuple[bytes, bytes]:
-        """The next message; EOFError when the child is gone, TimeoutError when it stays silent."""
-        kind, size = _FRAME.unpack(self._read(_FRAME.size))
-        return kind, self._read(size)
+    def _receive(self, seconds: float) -> tuple[bytes, bytes]:
+        """The next message; EOFError when the child is gone, TimeoutError when it stays silent so long."""
+        kind, size = _FRAME.unpack(self._read(_FRAME.size, seconds))
+        return kind, self._read(size, seconds)
 
-    def _read(self, size: int) -> bytes:
+    def _read(self, size: int, seconds: float) -> bytes:
         assert self._process.stdout is not None
-        data, end = b"", time.monotonic() + self._limits.seconds
+        data, end = b"", time.monotonic() + seconds
         while len(data) < size:
             ready, _, _ = select.select([self._process.stdout], [], [], max(0, end - time.monotonic()))
             if not ready:
@@ -188,7 +191,9 @@ def serve() -> None:
     global _replies, _seconds
     _seconds, memory, output = float(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
     _replies = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what libraries print must not mix with answers
+    silence = os.open(os.devnull, os.O_WRONLY)  # libraries print what they read: it belongs in no log
+    os.dup2(silence, 1)
+    os.dup2(silence, 2)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     _lower(resource.RLIMIT_FSIZE, output)
@@ -200,6 +205,7 @@ def serve() -> None:
         data = sys.stdin.buffer.read(_FRAME.unpack(head)[1])
         try:
             work, argument = pickle.loads(data)  # from the parent only
+            _send(_replies, STARTED, b"")
             if not limited:
                 _lower(resource.RLIMIT_AS, _size() + memory)
                 limited = True

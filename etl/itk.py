@@ -2,8 +2,8 @@
 
 # mypy: allow-untyped-calls
 
-import math
 import re
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,9 +12,11 @@ import SimpleITK as sitk  # noqa: N813
 from numpy.typing import NDArray
 
 from etl.errors import ItemError
-from etl.raster import MAX_BYTES, Raster, check_affine, check_size, spacing_of, unreadable
+from etl.raster import MAX_BYTES, Raster, check_affine, check_packed, check_size, spacing_of, unreadable
 
 HEADER_BYTES = 64 * 1024
+LIST_BYTES = 4 * 2**20
+MAX_DATA_FILES = 100_000
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 META_BYTES = {
     "CHAR": 1, "UCHAR": 1, "SHORT": 2, "USHORT": 2, "INT": 4, "UINT": 4, "LONG": 4, "ULONG": 4,
@@ -106,34 +108,89 @@ def _affine(image: sitk.Image) -> NDArray[np.float64]:
     return LPS_TO_RAS @ affine
 
 
-def data_file(path: Path) -> Path:
-    """The file that holds the voxels: the file itself, or the one that its header names."""
+def data_files(path: Path) -> list[Path]:
+    """The files that hold the voxels: the file itself, or those that its header names, all below its folder."""
     fields = _fields(path)
-    name = fields.get("elementdatafile") or fields.get("data file") or fields.get("datafile") or "LOCAL"
-    if name.upper() == "LOCAL" or name.upper().startswith("LIST") or "%" in name:
-        return path
-    if Path(name).is_absolute() or ".." in Path(name).parts:
-        raise unreadable(path, "names a data file outside its folder")
-    return path.parent / name
+    text = fields.get("elementdatafile") or fields.get("data file") or fields.get("datafile") or "LOCAL"
+    if text.upper() == "LOCAL":
+        return [path]
+    names = _listed(path) if text.upper().startswith("LIST") else _numbered(path, text) if "%" in text else [text]
+    for name in names:
+        if Path(name).is_absolute() or ".." in Path(name).parts or "\\" in name:
+            raise unreadable(path, "names a data file outside its folder")
+    return [path.parent / name for name in names]
+
+
+def _listed(path: Path) -> list[str]:
+    """The names below a header's `LIST`, one a line."""
+    with path.open("rb") as stream:
+        lines = stream.read(LIST_BYTES).decode("latin-1").splitlines()
+    at = next(n for n, line in enumerate(lines) if re.match(r"(ElementDataFile\s*=|data ?file:)\s*LIST", line, re.I))
+    return [line.strip() for line in lines[at + 1 :] if line.strip()]
+
+
+def _numbered(path: Path, text: str) -> list[str]:
+    """The names of a pattern with one number: `slice%03d.raw 1 20 1` (first, last, step)."""
+    pattern, *numbers = text.split()
+    if not re.fullmatch(r"[^%]*%0?\d?d[^%]*", pattern) or len(numbers) < 3:
+        raise unreadable(path, "a pattern of data files that cannot be understood")
+    try:
+        first, last, step = (int(number) for number in numbers[:3])
+        found = range(first, last + 1, step)
+    except ValueError as error:
+        raise unreadable(path, error) from error
+    if len(found) > MAX_DATA_FILES:
+        raise ItemError("too_large", f"{path.name}: {len(found)} data files")
+    return [pattern % number for number in found]
 
 
 def _check_data_file(path: Path, limit: int) -> None:
     """The voxels are there, as many bytes as declared; ITK's own messages for this are poor."""
-    source = data_file(path)
-    if not source.is_file():
-        raise unreadable(path, f"its data file {source.name} is missing")
+    sources = data_files(path)
+    for source in sources:
+        if not source.is_file():
+            raise unreadable(path, f"its data file {source.name} is missing")
     fields = _fields(path)
     width = META_BYTES.get(fields.get("elementtype", "").upper().removeprefix("MET_"))
     try:
         shape = tuple(int(extent) for extent in (fields.get("dimsize") or fields.get("sizes") or "").split())
     except ValueError as error:
         raise unreadable(path, error) from error
-    if shape:
-        check_size(path, shape, width or 1, limit)
-    if width and shape and fields.get("compresseddata", "false").lower() != "true":
-        size, needed = source.stat().st_size, math.prod(shape) * width
-        if size < needed:
-            raise unreadable(source, f"cut off: {size} of {needed} bytes")
+    if not shape:
+        return
+    needed = check_size(path, shape, width or 1, limit)
+    stored = sum(source.stat().st_size for source in sources)
+    if fields.get("encoding", "").lower() in ("bz2", "bzip2"):
+        raise ItemError("unsupported", f"{path.name}: packed by bzip2")
+    if fields.get("encoding", "").lower() in ("gz", "gzip"):
+        check_packed(path, needed, stored)
+    elif width and fields.get("compresseddata", "false").lower() == "true":
+        check_packed(path, needed, stored)
+        if len(sources) == 1 and fields.get("elementnumberofchannels", "1") == "1":
+            _check_stream(path, sources[0], needed, fields.get("compresseddatasize", ""))
+    elif width and stored < needed:
+        raise unreadable(sources[0], f"cut off: {stored} of {needed} bytes")
+
+
+def _check_stream(path: Path, source: Path, needed: int, declared: str) -> None:
+    """The compressed voxels of a MetaImage unpack to what is declared: ITK gives what it got, without an error.
+
+    It needs CompressedDataSize: without it, or with a wrong one, it gives whatever its memory holds.
+    """
+    raw = source.read_bytes()
+    if source == path:
+        mark = re.search(rb"ElementDataFile\s*=[^\n]*\n", raw[:HEADER_BYTES])
+        raw = raw[mark.end() if mark else 0 :]
+    stream = zlib.decompressobj(wbits=47)
+    try:
+        found = len(stream.decompress(raw, needed + 1))
+    except zlib.error as error:
+        raise unreadable(path, f"damaged compressed voxels ({error})") from error
+    if found != needed or not stream.eof:
+        raise unreadable(path, f"its compressed voxels are not the {needed} bytes that it declares")
+    used = len(raw) - len(stream.unused_data)
+    if not declared.isdecimal() or not used <= int(declared) <= len(raw):
+        raise unreadable(path, f"its CompressedDataSize is missing or not {used}")
 
 
 def _fields(path: Path) -> dict[str, str]:

@@ -23,7 +23,7 @@ _PLACES = {
 _CATEGORY = re.compile(r"([A-Z][a-z]+) \([a-z][a-z ]*\)")
 _CODES = {"snomed": re.compile(r"[0-9]{6,18}"), "uberon": re.compile(r"UBERON:[0-9]{7}")}
 _DISEASE = frozenset({"tumor", "cancer", "lesion", "carcinoma", "metastasis", "fracture", "hemorrhage", "infarct"})
-_OBJECTS = frozenset({"coco", "voc", "yolo", "labelme", "csv_boxes"})
+_OBJECTS = frozenset({"coco", "voc", "yolo", "labelme", "csv_boxes", "json_polygons"})
 _UNION = frozenset({"with", "including", "normal", "excluding", "and"})
 
 

@@ -13,7 +13,8 @@ _VALUES = frozenset({"label_map", "image_stack", "mat", "npy"})
 _INTEGERS = frozenset({"dicom_label", "yolo", "multipage", "bitfield"})
 _ONE = frozenset({"binary", "outline"})
 _TEXTS = frozenset(
-    {SEGMENTS, "file_per_label", "dicom_seg", "rtstruct", "coco", "voc", "labelme", "csv_boxes", "rle_csv"}
+    {SEGMENTS, "file_per_label", "dicom_seg", "rtstruct", "coco", "voc", "labelme", "csv_boxes", "rle_csv",
+     "json_polygons"}
 )
 _KNOWN = _VALUES | _INTEGERS | _ONE | _TEXTS | {"color_map"}
 _INTEGER = re.compile(r"-?(0|[1-9][0-9]*)")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal, get_args
 
@@ -12,16 +13,18 @@ from etl import labelkeys, yamlfile
 from etl.errors import UsageError
 from etl.patterns import check_template, compile_pattern
 
+MaskGrid = Literal["nearest", "voxels"]
 Modality = Literal["ct", "mri", "ultrasound", "xray", "dermoscopy", "endoscopy", "fundus"]
 BodyRegion = Literal["head and neck", "chest", "abdomen", "pelvis", "spine and limbs", "skin"]
 Axis = Literal["axial", "coronal", "sagittal"]
 Split = Literal["train", "val", "test"]
 Kind = Literal[
     "label_map", "binary", "file_per_label", "color_map", "outline", "multipage", "bitfield", "image_stack",
-    "dicom_seg", "rtstruct", "dicom_label", "coco", "voc", "yolo", "labelme", "csv_boxes", "rle_csv", "mat", "npy",
+    "dicom_seg", "rtstruct", "dicom_label", "coco", "voc", "yolo", "labelme", "csv_boxes", "rle_csv", "json_polygons",
+    "mat", "npy",
 ]  # fmt: skip
-Column = Literal["image", "label", "xmin", "ymin", "xmax", "ymax", "x", "y", "width", "height", "rle"]
-Fact = Literal["subject", "split", "sex", "age", "diagnosis", "license"]
+Column = Literal["image", "label", "xmin", "ymin", "xmax", "ymax", "x", "y", "width", "height", "rle", "polygons"]
+Fact = Literal["subject", "split", "sex", "age", "diagnosis", "license", "scanner", "contrast_phase"]
 
 OPTIONS: dict[str, frozenset[str]] = {
     "threshold": frozenset({"binary", "file_per_label", "outline", "multipage", "dicom_seg"}),
@@ -29,11 +32,12 @@ OPTIONS: dict[str, frozenset[str]] = {
     "background": frozenset({"color_map"}),
     "variable": frozenset({"mat", "npy"}),
     "order": frozenset({"image_stack", "mat", "npy"}),
-    "columns": frozenset({"csv_boxes", "rle_csv"}),
+    "columns": frozenset({"csv_boxes", "rle_csv", "json_polygons"}),
+    "ignore": frozenset({"label_map", "image_stack", "dicom_label", "mat", "npy"}),
     "runs": frozenset({"rle_csv"}),
 }
 """The keys of a rule that belong to some kinds only."""
-_TEXT_KEYS = ("labels", "derive", "components", "annotates", "channels", "values")
+_TEXT_KEYS = ("labels", "derive", "components", "annotates", "channels", "values", "subjects")
 
 
 def _relative(text: str) -> str:
@@ -82,7 +86,8 @@ class Rule(_Model):
     columns: dict[Column, Text] | None = None
     runs: Literal["columns", "rows"] = "columns"
     order: Literal["position", "reversed", "filename", "instance_number"] = "position"
-    mask_grid: Literal["nearest"] | None = None
+    mask_grid: MaskGrid | None = None
+    ignore: tuple[int, ...] = ()
     labels: dict[str, Text] | None = None
 
     @model_validator(mode="after")
@@ -96,7 +101,8 @@ class Rule(_Model):
         if self.kind == "file_per_label" and (mask is None or "label" not in mask.names):
             raise ValueError("kind file_per_label needs {label} in its mask pattern")
         boxes = {"xmin", "ymin", "xmax", "ymax", "x", "y", "width", "height"}
-        foreign = {"csv_boxes": {"rle"}, "rle_csv": boxes}.get(self.kind, set()) & set(self.columns or {})
+        others = {"csv_boxes": {"rle", "polygons"}, "rle_csv": boxes | {"polygons"}, "json_polygons": boxes | {"rle"}}
+        foreign = others.get(self.kind, set()) & set(self.columns or {})
         if foreign:
             raise ValueError(f"kind {self.kind} has no column {', '.join(sorted(foreign))}")
         if self.labels is not None and not self.labels:
@@ -141,10 +147,20 @@ class Table(_Model):
     values: dict[Fact, dict[str, str | None]] = Field(default_factory=dict)
 
 
+class SplitList(_Model):
+    """A text file that names what belongs to a split, one a line: the text of the `case` template."""
+
+    file: RelativePath
+    split: Split
+    case: Text = "{case}"
+    optional: bool = False
+
+
 class Exclude(_Model):
-    """A case with a known fault; `*` in its name stands for any text."""
+    """A case with a known fault; with `labels`, those alone are not used. `*` in a name stands for any text."""
 
     case: Text
+    labels: tuple[Text, ...] = ()
     why: Text
     link: str | None = None
 
@@ -183,10 +199,12 @@ class Manifest(_Model):
     annotates: tuple[Text, ...] | Literal["all"] = "all"
     view: View = View()
     channels: dict[int, Text] = Field(default_factory=dict)
-    third_axis: Literal["space", "time"] = "space"
+    third_axis: Literal["space", "time", "color"] = "space"
     fourth_axis: Literal["time"] | None = None
-    mask_grid: Literal["nearest"] | None = None
+    mask_grid: MaskGrid | None = None
     tables: tuple[Table, ...] = ()
+    split_lists: tuple[SplitList, ...] = ()
+    subjects: dict[str, Text] = Field(default_factory=dict)
     overlaps: tuple[Text, ...] = ()
     exclude: tuple[Exclude, ...] = ()
     pseudonymize: bool = False
@@ -218,6 +236,7 @@ _MODELS: dict[yamlfile.Location, type[BaseModel]] = {
     ("view",): View,
     ("view", "window", "Window"): Window,
     ("tables",): Table,
+    ("split_lists",): SplitList,
     ("exclude",): Exclude,
     ("fetch",): Fetch,
 }
@@ -305,6 +324,10 @@ def _problems(document: yamlfile.Document, manifest: Manifest) -> list[str]:
     if manifest.slug != manifest.path.stem and manifest.slug != document.path.stem:
         problems.append(document.message(("slug",), f"must be the file's name, '{document.path.stem}'"))
     for index, rule in enumerate(manifest.files):
+        for value in rule.ignore:
+            if str(value) in manifest.rule_labels(rule):
+                cause = f"{value} is a key of labels too; a value is a label or means nothing"
+                problems.append(document.message(("files", index, "ignore"), cause))
         if rule.labels is None and not manifest.labels:
             cause = "no labels: list them under labels (keys that begin with # or > need quotes)"
             problems.append(document.message(("files", index), cause))
@@ -326,6 +349,10 @@ def _drawn(manifest: Manifest) -> tuple[str, ...]:
 def _label_names(manifest: Manifest) -> list[tuple[yamlfile.Location, str, tuple[str, ...]]]:
     every, drawn = manifest.raw_labels(), _drawn(manifest)
     wanted: list[tuple[yamlfile.Location, str, tuple[str, ...]]] = []
+    for number, item in enumerate(manifest.exclude):
+        for index, name in enumerate(item.labels):
+            if not any(fnmatchcase(label, name) for label in drawn):
+                wanted.append((("exclude", number, "labels", index), name, drawn))
     for key, names in (("components", manifest.components), ("annotates", manifest.annotates)):
         if not isinstance(names, str):
             wanted += [((key, index), name, every) for index, name in enumerate(names)]
@@ -336,12 +363,14 @@ def _label_names(manifest: Manifest) -> list[tuple[yamlfile.Location, str, tuple
 
 def _table_problems(document: yamlfile.Document, manifest: Manifest) -> list[str]:
     problems = []
-    for index, table in enumerate(manifest.tables):
+    tables = [("tables", index, table.case) for index, table in enumerate(manifest.tables)]
+    lists = [("split_lists", index, item.case) for index, item in enumerate(manifest.split_lists)]
+    for key, index, template in [*tables, *lists]:
         for rule in manifest.files:
             try:
-                check_template(table.case, (*compile_pattern(rule.image).names, "case"))
+                check_template(template, (*compile_pattern(rule.image).names, "case"))
             except ValueError as error:
-                problems.append(document.message(("tables", index, "case"), str(error)))
+                problems.append(document.message((key, index, "case"), str(error)))
     return list(dict.fromkeys(problems))
 
 

@@ -111,7 +111,8 @@ def _scene(manifest: Manifest, images: list[ImagePlan], number: int) -> Scene:
 def _grid(manifest: Manifest, images: Sequence[ImagePlan], blocks: int) -> Grid:
     path = images[0].paths[0]
     kind = miniature_files.format_of(path)
-    if kind == "picture" or manifest.modality in FLAT_MODALITIES or (kind != "volume" and len(images[0].paths) == 1):
+    flat = kind == "picture" or manifest.third_axis == "color" or manifest.modality in FLAT_MODALITIES
+    if flat or (kind != "volume" and len(images[0].paths) == 1):
         return Grid((*PICTURE, 1), native=True)
     if manifest.third_axis == "time":
         return Grid((*PICTURE, FRAMES), native=True)
@@ -187,7 +188,8 @@ def _write_image(manifest: Manifest, image: ImagePlan, scene: Scene, root: Path)
 def _grey(manifest: Manifest, path: str, grid: Grid, inside: Mask) -> NDArray[Any]:
     """Grey values or colours that differ from image to image; what is annotated is brighter."""
     rng = np.random.default_rng(zlib.crc32(f"{manifest.slug}/{path}".encode()))
-    if manifest.modality in COLORED and miniature_files.format_of(path) == "picture":
+    colored = manifest.modality in COLORED and miniature_files.format_of(path) == "picture"
+    if colored or manifest.third_axis == "color":
         colors = [0.75 * texture(rng, grid.shape) + 0.25 * inside for _ in range(3)]
         return np.asarray(np.rint(255 * np.stack(colors, axis=-1)), np.uint8)
     count = max(manifest.channels) + 1 if manifest.channels else TIMES if manifest.fourth_axis == "time" else 0

@@ -40,7 +40,8 @@ class Entry:
 
 def write(path: Path, rule: Rule, entries: Sequence[Entry]) -> None:
     """Write the file of these images; UsageError for a kind that is no such list, or has one file an image."""
-    writers = {"coco": _coco, "voc": _voc, "yolo": _yolo, "labelme": _labelme, "csv_boxes": _boxes, "rle_csv": _runs}
+    writers = {"coco": _coco, "voc": _voc, "yolo": _yolo, "labelme": _labelme, "csv_boxes": _boxes,
+               "rle_csv": _runs, "json_polygons": _polygons}  # fmt: skip
     if rule.kind not in writers:
         raise UsageError(f"annotations of kind {rule.kind} cannot be drawn")
     if rule.kind in ("voc", "yolo", "labelme") and len(entries) > 1:
@@ -104,6 +105,19 @@ def _labelme(rule: Rule, entries: Sequence[Entry]) -> str:
     return json.dumps({"shapes": shapes, "imageHeight": rows, "imageWidth": columns, "imagePath": entries[0].name})
 
 
+def _polygons(rule: Rule, entries: Sequence[Entry]) -> str:
+    """A list of images, each with its classes, boxes and polygons in parallel lists."""
+    columns = {"image": "file_name", "label": "labels", "polygons": "polygons", **_columns(rule)}
+    nodes = []
+    for entry in entries:
+        objects = list(entry.objects())
+        corners = [_corners(box) for _, _, box in objects]
+        points = [list(zip(c[0::2], c[1::2], strict=True)) for c in corners]
+        nodes.append({columns["image"]: entry.name, columns["label"]: [key for key, _, _ in objects],
+                      "boxes": [[c[0], c[1], c[4], c[5]] for c in corners], columns["polygons"]: points})
+    return json.dumps(nodes)
+
+
 def _boxes(rule: Rule, entries: Sequence[Entry]) -> str:
     columns = _columns(rule)
     extent = "width" in columns
@@ -117,11 +131,11 @@ def _boxes(rule: Rule, entries: Sequence[Entry]) -> str:
 
 
 def _runs(rule: Rule, entries: Sequence[Entry]) -> str:
-    """Pairs of start (from 1, column by column) and length."""
+    """Pairs of start (from 1, down the columns or along the rows) and length."""
     rows = []
     for entry in entries:
         for key, plane, _ in entry.objects():
-            flat = np.concatenate(([0], plane.T.ravel().astype(np.int8), [0]))
+            flat = np.concatenate(([0], (plane if rule.runs == "rows" else plane.T).ravel().astype(np.int8), [0]))
             starts, ends = np.flatnonzero(np.diff(flat) == 1), np.flatnonzero(np.diff(flat) == -1)
             pairs = " ".join(f"{a + 1} {b - a}" for a, b in zip(starts, ends, strict=True))
             rows.append({"image": entry.name, "label": key, "rle": pairs})

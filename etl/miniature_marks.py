@@ -6,7 +6,7 @@ from etl.manifest import Manifest, Rule
 from etl.miniature_shapes import Mark
 
 VALUES = frozenset({"label_map", "image_stack", "dicom_label", "mat", "npy"})
-OBJECTS = frozenset({"coco", "voc", "yolo", "labelme", "csv_boxes", "rle_csv"})
+OBJECTS = frozenset({"coco", "voc", "yolo", "labelme", "csv_boxes", "rle_csv", "json_polygons"})
 """Kinds in which each object is a region of its own."""
 BOXES = frozenset({"voc", "yolo", "csv_boxes"})
 """Kinds that give boxes, no masks."""
@@ -44,7 +44,7 @@ def _values(rule: Rule, key: str, number: int) -> list[tuple[int, int]]:
 def undefined(manifest: Manifest, rule: Rule) -> Mark | None:
     """A mark with a value that the manifest does not name, where the kind has such values."""
     labels = manifest.rule_labels(rule)
-    taken = {value for n, key in enumerate(labels) for value, _ in _values(rule, key, n)}
+    taken = {value for n, key in enumerate(labels) for value, _ in _values(rule, key, n)} | {*rule.ignore}
     if rule.kind == "color_map":
         known = {*labels, rule.background}
         color = next(c for c in ("#804020", "#208040", "#402080", "#f0e0d0") if _far(c, known, rule.tolerance))

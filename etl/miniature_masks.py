@@ -1,6 +1,7 @@
 """Drawn marks to mask files, for the kinds whose files are arrays or pictures."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,17 @@ def write(path: Path, rule: Rule, grid: Grid, drawn: Drawn, *, times: int = 0, s
         array = np.swapaxes(array[::-1, ::-1], 0, 1) if series else files.placed(array, grid)[0]
     if times:
         array = np.stack([*[np.zeros_like(array)] * (times - 1), array], axis=-1)
-    files.save(path, array, grid, rule.variable)
+    files.save(path, *_own_grid(rule, array, grid), rule.variable)
+
+
+def _own_grid(rule: Rule, array: Array, grid: Grid) -> tuple[Array, Grid]:
+    """A volume on the grid that `mask_grid` speaks of: with a rim around the image, or with a header that lies."""
+    if grid.native or rule.mask_grid is None:
+        return array, grid
+    if rule.mask_grid == "voxels":
+        return array, replace(grid, turned=grid.turned + 20)
+    i, j, k = grid.shape
+    return np.pad(array, [(1, 1)] * 3 + [(0, 0)] * (array.ndim - 3)), replace(grid, shape=(i + 2, j + 2, k + 2))
 
 
 def write_stack(paths: Sequence[Path], rule: Rule, grid: Grid, drawn: Drawn, *, series: bool) -> None:

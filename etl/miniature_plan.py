@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from itertools import islice
 
+from etl.casenames import ByName
 from etl.errors import UsageError
 from etl.manifest import Manifest
 from etl.miniature_files import format_of
@@ -160,7 +160,7 @@ def _paths(rules: Rules, index: int, found: dict[str, str], slices: int) -> list
 def _case(rules: Rules, path: str) -> str | None:
     """The case name of an image path by the first rule that matches it; None for one that is excluded."""
     case = _case_name(rules, path)
-    faulty = any(fnmatchcase(case or "", item.case) for item in rules.manifest.exclude)
+    faulty = any(ByName({item.case: item}).of(case or "") for item in rules.manifest.exclude)
     return None if faulty else case
 
 

@@ -1,4 +1,4 @@
-"""The tables of facts of a miniature: CSV, TSV or JSON with the keys and columns that the manifest names."""
+"""The tables of a miniature: CSV, TSV or JSON with the keys and columns that the manifest names, lists of splits."""
 
 import csv
 import io
@@ -15,7 +15,8 @@ FACTS = {"sex": "F", "age": "61", "diagnosis": "none", "license": "CC-BY-4.0", "
 
 
 def write_tables(manifest: Manifest, images: Sequence[ImagePlan], root: Path) -> None:
-    """Write each table of a manifest, with one row a case."""
+    """Write each table of a manifest, with one row a case, and each list, with its share of the cases."""
+    _write_lists(manifest, images, root)
     for table in manifest.tables:
         rows: dict[str, dict[str, str]] = {}
         for number, image in enumerate(images):
@@ -25,6 +26,15 @@ def write_tables(manifest: Manifest, images: Sequence[ImagePlan], root: Path) ->
         path.parent.mkdir(parents=True, exist_ok=True)
         text = _json(rows.values()) if path.suffix.lower() == ".json" else _csv(path, list(rows.values()))
         path.write_text(text, encoding="utf-8")
+
+
+def _write_lists(manifest: Manifest, images: Sequence[ImagePlan], root: Path) -> None:
+    lists = manifest.split_lists
+    for number, item in enumerate(lists):
+        names = dict.fromkeys(fill(item.case, {"case": image.case, **image.captures}) for image in images)
+        path = root / item.file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(f"{name}\n" for name in [*names][number :: len(lists)]), encoding="utf-8")
 
 
 def _facts(table: Table, number: int) -> dict[str, str]:

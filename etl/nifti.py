@@ -13,13 +13,11 @@ import numpy as np
 from nibabel.spatialimages import HeaderDataError
 
 from etl.errors import ItemError
-from etl.raster import MAX_BYTES, Array, Raster, check_affine, check_size, spacing_of, unreadable
+from etl.raster import MAX_BYTES, Array, Raster, check_affine, check_packed, check_size, spacing_of, unreadable
 
 GZIP = b"\x1f\x8b"
 Bytes = bytes | bytearray | memoryview
 HEADER_BYTES = 540
-MAX_GZIP_RATIO = 1032
-"""Deflate cannot do better: a file that declares more per compressed byte is cut off or a lie."""
 
 
 def is_nifti(head: bytes) -> bool:
@@ -48,7 +46,7 @@ def read(path: Path, limit: int = MAX_BYTES) -> Raster:
     shape = _shape(path, header)
     size = check_size(path, shape, dtype.itemsize, limit)
     affine = check_affine(path, np.asarray(header.get_best_affine(), np.float64))
-    payload = _payload(path, header, size)
+    payload = _payload(path, header, size, limit)
     array: Array = np.frombuffer(payload, dtype, count=size // dtype.itemsize, offset=len(payload) - size)
     array = _scaled(path, header, array.reshape(shape, order="F"))
     return Raster(array, affine, spacing_of(affine, array.ndim))
@@ -84,7 +82,7 @@ def data_file(path: Path) -> Path:
     return path
 
 
-def _payload(path: Path, header: nib.Nifti1Header, size: int) -> Bytes:
+def _payload(path: Path, header: nib.Nifti1Header, size: int, limit: int) -> Bytes:
     """The decompressed bytes up to the last voxel: the voxels are the last ``size`` of them."""
     single = bytes(header["magic"].tobytes())[:2] == b"n+"
     source = path if single else data_file(path)
@@ -97,6 +95,8 @@ def _payload(path: Path, header: nib.Nifti1Header, size: int) -> Bytes:
     if offset < 0:
         raise unreadable(path, f"impossible data offset {offset}")
     end = offset + size
+    if end > limit:
+        raise ItemError("too_large", f"{path.name}: its voxels end at byte {end}, the limit is {limit}")
     raw = source.read_bytes()
     data = _gunzip(source, raw, end) if raw.startswith(GZIP) else raw
     if len(data) < end:
@@ -106,8 +106,7 @@ def _payload(path: Path, header: nib.Nifti1Header, size: int) -> Bytes:
 
 def _gunzip(path: Path, raw: bytes, end: int) -> Bytes:
     """At least the first ``end`` decompressed bytes where there are so many, checksum verified."""
-    if end > len(raw) * MAX_GZIP_RATIO:
-        raise unreadable(path, f"cut off: {len(raw)} compressed bytes cannot hold {end}")
+    check_packed(path, end, len(raw))
     try:
         data: Bytes = deflate.gzip_decompress(raw, end)
     except (deflate.DeflateError, ValueError, MemoryError):

@@ -145,6 +145,17 @@ def _closing(text: str, start: int) -> int:
     raise ValueError(f"'{text}': a {{ is not closed")
 
 
+def example(pattern: Pattern) -> str:
+    """A path of the pattern for a person to read: captures as `<name>`, other pieces as `*`."""
+    return "".join(part.literal if part.literal is not None else _shown(part) for part in pattern.parts)
+
+
+def _shown(part: _Part) -> str:
+    if part.name:
+        return f"<{part.name}>"
+    return "**/" if part.regex.endswith("/)?") else "*"
+
+
 def check_template(text: str, names: Collection[str]) -> None:
     """Refuse a template that uses a capture that is not among `names`."""
     for name in _PLACE.findall(text):

@@ -1,27 +1,41 @@
-"""PNG, JPEG, TIFF, BMP, GIF and PNM files to arrays, with Pillow; tifffile for what Pillow cannot read."""
+"""PNG, JPEG, TIFF, BMP, GIF and PNM files to arrays, with Pillow; tifffile for what Pillow cannot read.
 
+A file may be packed with gzip.
+"""
+
+import gzip
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO, Any, cast
 
 import numpy as np
 import tifffile
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, TiffImagePlugin  # noqa: F401  (registers TIFF, which Pillow does late)
 
+from etl import nifti
 from etl.errors import ItemError
-from etl.raster import MAX_BYTES, Array, check_size, unreadable
+from etl.raster import MAX_BYTES, Array, check_packed, check_size, unreadable
 
 SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N")
 COLOURED = ("RGB", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr", "LAB", "HSV")
 GREY_ALPHA = ("LA", "La")
+FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "PPM")
+MAX_PICTURE_BYTES = 2**30
+"""Of all pages of one picture, decoded."""
+Image.MAX_IMAGE_PIXELS = MAX_PICTURE_BYTES // 2  # Pillow refuses to open what has twice as many, and warns below
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 @contextmanager
 def _opened(path: Path, limit: int) -> Iterator[Image.Image]:
     """The first frame, decoded, EXIF orientation applied; every failure as an ItemError."""
     try:
-        with Image.open(path) as image:
-            check_size(path, (image.height, image.width), len(image.getbands()), limit)
+        with _plain(path) as source, Image.open(source, formats=FORMATS) as image:
+            size = check_size(path, (image.height, image.width), _width(image), min(limit, MAX_PICTURE_BYTES))
+            if image.format == "PNG" and source is path:
+                check_packed(path, size // 8, path.stat().st_size)  # a pixel may be one bit
             image.load()
             picture_format = image.format
             turned = ImageOps.exif_transpose(image)
@@ -30,9 +44,13 @@ def _opened(path: Path, limit: int) -> Iterator[Image.Image]:
     except ItemError:
         raise
     except Image.DecompressionBombError as error:
-        raise ItemError("too_large", f"{path.name}: {error}") from error
+        raise _too_large(path) from error
     except Exception as error:  # decoders of damaged files raise anything
         raise unreadable(path, error) from error
+
+
+def _too_large(path: Path) -> ItemError:
+    return ItemError("too_large", f"{path.name}: more pixels than the limit is for pictures, {MAX_PICTURE_BYTES}")
 
 
 def read(path: Path, limit: int = MAX_BYTES) -> Array:
@@ -104,9 +122,9 @@ def read_pages(path: Path, limit: int = MAX_BYTES) -> list[Array]:
     if _is_tiff(path):
         return _tiff_pages(path, limit)
     try:
-        with Image.open(path) as image:
+        with _plain(path) as source, Image.open(source, formats=FORMATS) as image:
             count = int(getattr(image, "n_frames", 1))
-            check_size(path, (count, image.height, image.width), len(image.getbands()), limit)
+            check_size(path, (count, image.height, image.width), _width(image), min(limit, MAX_PICTURE_BYTES))
             pages = []
             for number in range(count):
                 image.seek(number)
@@ -115,9 +133,14 @@ def read_pages(path: Path, limit: int = MAX_BYTES) -> list[Array]:
     except ItemError:
         raise
     except Image.DecompressionBombError as error:
-        raise ItemError("too_large", f"{path.name}: {error}") from error
+        raise _too_large(path) from error
     except Exception as error:  # decoders of damaged files raise anything
         raise unreadable(path, error) from error
+
+
+def _width(image: Image.Image) -> int:
+    """Bytes of a decoded pixel."""
+    return len(image.getbands()) * (4 if image.mode in ("I", "F") else 2 if image.mode in SIXTEEN_BITS else 1)
 
 
 def is_jpeg(path: Path) -> bool:
@@ -125,9 +148,20 @@ def is_jpeg(path: Path) -> bool:
     return _head(path).startswith(b"\xff\xd8\xff")
 
 
-def _head(path: Path) -> bytes:
+@contextmanager
+def _plain(path: Path) -> Iterator[Path | IO[bytes]]:
+    """The file, or a stream of what is packed in it (STARE: `.ppm.gz`); no more is unpacked than a decoder asks for."""
     with path.open("rb") as stream:
-        return stream.read(8)
+        packed = stream.read(2) == nifti.GZIP
+    if not packed:
+        yield path
+        return
+    with gzip.GzipFile(path) as unpacked:
+        yield cast(IO[bytes], unpacked)
+
+
+def _head(path: Path) -> bytes:
+    return nifti.peek(path, 8)
 
 
 def _is_tiff(path: Path) -> bool:
@@ -158,15 +192,27 @@ def _equal_channels(array: Array) -> Array | None:
 
 def _tiff_pages(path: Path, limit: int) -> list[Array]:
     try:
-        with tifffile.TiffFile(path) as file:
-            pages = [page for page in file.pages if isinstance(page, tifffile.TiffPage) and not page.is_reduced]
+        with _plain(path) as source, tifffile.TiffFile(source) as file:
+            pages = [page for page in _whole(file) if isinstance(page, tifffile.TiffPage)]
             for page in pages:
-                check_size(path, (len(pages), *page.shape), page.dtype.itemsize if page.dtype else 1, limit)
+                width = page.dtype.itemsize if page.dtype else 1
+                check_size(path, (len(pages), *page.shape), width, min(limit, MAX_PICTURE_BYTES))
             return [_tiff_values(path, page) for page in pages]
     except ItemError:
         raise
     except Exception as error:  # decoders of damaged files raise anything
         raise unreadable(path, error) from error
+
+
+def _whole(file: tifffile.TiffFile) -> Iterator[Any]:
+    """The pages of a TIFF without reduced copies; pages in a ring are given once."""
+    seen: set[int] = set()
+    for page in file.pages:
+        if page.offset in seen:
+            return
+        seen.add(page.offset)
+        if not getattr(page, "is_reduced", False):
+            yield page
 
 
 def _tiff_values(path: Path, page: tifffile.TiffPage) -> Array:
@@ -199,11 +245,11 @@ def _refuse_pages(path: Path) -> None:
     if not _is_tiff(path) and not head.startswith(b"GIF8"):
         return
     try:
-        with Image.open(path) as image:
+        with _plain(path) as source, Image.open(source, formats=FORMATS) as image:
             frames = int(getattr(image, "n_frames", 1))
         if frames > 1 and _is_tiff(path):
-            with tifffile.TiffFile(path) as file:
-                frames = sum(not getattr(page, "is_reduced", False) for page in file.pages)
+            with _plain(path) as source, tifffile.TiffFile(source) as file:
+                frames = sum(1 for _ in _whole(file))
     except Exception:  # the reader proper says what is wrong
         return
     if frames > 1:

@@ -3,18 +3,19 @@
 import struct
 import zlib
 
+import deflate
 import numpy as np
 import numpy.typing as npt
-from isal import isal_zlib
 
+LEVEL = 1
 COLOR_TYPES = {2: 0, 3: 2}  # array dimensions -> PNG colour type (grey, RGB)
 
 
 def encode(image: npt.NDArray[np.uint8]) -> bytes:
     """Lossless PNG of a grey (rows, columns) or RGB (rows, columns, 3) image.
 
-    Filter "up" and ISA-L's deflate level 1, many times faster than the usual level 6 at a similar size. Its bytes do
-    not depend on the processor (seen from SSE4.2 to AVX-512).
+    Filter "up" and libdeflate's level 1: several times faster than zlib's usual level 6 at a similar size, and always
+    the same bytes for the same pixels, on every processor.
     """
     rows, columns = image.shape[:2]
     flat = np.ascontiguousarray(image).reshape(rows, -1)
@@ -22,7 +23,7 @@ def encode(image: npt.NDArray[np.uint8]) -> bytes:
     lines[:, 0] = 2
     lines[0, 1:] = flat[0]
     np.subtract(flat[1:], flat[:-1], out=lines[1:, 1:])
-    data = isal_zlib.compress(lines, 1)
+    data = bytes(deflate.zlib_compress(lines.data, LEVEL))
     header = struct.pack(">IIBBBBB", columns, rows, 8, COLOR_TYPES[image.ndim], 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header) + _chunk(b"IDAT", data) + _chunk(b"IEND", b"")
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 LINE_SECONDS = 10.0
@@ -72,3 +74,50 @@ class Progress:
                 print(f"{text}, {c['images'] / seconds:.0f} images/s", file=sys.stderr)
                 c["said"] = c["cases"] == self._expected[source]
         print(f"slice: {done}/{sum(self._expected.values())} cases, {left:.0f} s left", file=sys.stderr, flush=True)
+
+
+class Transfers:
+    """How far downloads are: a bar each on a terminal, a plain line now and then elsewhere. Threads may share it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._bars: Any = None
+        self._tasks: dict[str, Any] = {}
+        self._said: dict[str, float] = {}
+
+    def __enter__(self) -> Transfers:
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+            from rich.progress import Progress as Bars
+
+            columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(),
+                       TimeRemainingColumn())  # fmt: skip
+            self._bars = Bars(*columns, console=Console(stderr=True))
+            self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bars is not None:
+            self._bars.stop()
+
+    def told(self, name: str) -> Callable[[int, int | None], None]:
+        """What a download named so calls with its bytes so far and its bytes in all."""
+
+        def tell(done: int, size: int | None) -> None:
+            with self._lock:
+                self._bar(name, done, size) if self._bars is not None else self._line(name, done, size)
+
+        return tell
+
+    def _bar(self, name: str, done: int, size: int | None) -> None:
+        if name not in self._tasks:
+            self._tasks[name] = self._bars.add_task(name, total=size)
+        self._bars.update(self._tasks[name], completed=done, total=size)
+
+    def _line(self, name: str, done: int, size: int | None) -> None:
+        now = time.monotonic()
+        if done == size or now - self._said.get(name, now - LINE_SECONDS) >= LINE_SECONDS:
+            self._said[name] = now
+            share = f" ({100 * done / size:.0f} %)" if size else ""
+            print(f"fetch: {name}: {done / 1e6:.1f} MB{share}", file=sys.stderr, flush=True)

@@ -1,7 +1,6 @@
 """What every file reader returns, and the limits that every reader keeps."""
 
 import math
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,10 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from etl import privacy
 from etl.errors import ItemError
 
 Array = NDArray[Any]
 
+MAX_DEFLATE_RATIO = 1032
+"""Deflate cannot do better: a file that declares more per packed byte is cut off or a lie."""
 MAX_BYTES = 16 * 2**30
 """Largest array, in bytes, that a file may declare; checked before anything is decoded."""
 
@@ -76,6 +78,12 @@ def check_size(path: Path, shape: tuple[int, ...], itemsize: int, limit: int) ->
     return size
 
 
+def check_packed(path: Path, size: int, packed: int) -> None:
+    """Nothing, if ``packed`` bytes of deflate can hold ``size``; else an ItemError before anything is allocated."""
+    if size > packed * MAX_DEFLATE_RATIO:
+        raise unreadable(path, f"cut off: {packed} compressed bytes cannot hold {size}")
+
+
 def check_affine(path: Path, affine: NDArray[np.float64]) -> NDArray[np.float64]:
     """The affine (4x4) itself; ItemError when no voxel can be placed by it."""
     if not np.isfinite(affine).all() or np.linalg.det(affine[:3, :3]) == 0:
@@ -89,9 +97,6 @@ def spacing_of(affine: NDArray[np.float64], ndim: int) -> tuple[float, ...]:
 
 
 def unreadable(path: Path, error: BaseException | str) -> ItemError:
-    """An ItemError with the last line of a library's message, without folders and addresses."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    text = lines[-1] if lines else type(error).__name__
-    text = text.replace(str(path), path.name).replace(f"{path.parent}/", "")
-    text = re.sub(r"(\s*\()?0x[0-9a-f]+\)?", "", text)
+    """An ItemError with our own words, or what may be told of a library's."""
+    text = privacy.message(error) if isinstance(error, BaseException) else error
     return ItemError("unreadable", f"{path.name}: {text}")

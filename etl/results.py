@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -22,11 +23,15 @@ REGIONS = pa.schema(
      ("n", pa.int32()), ("defined", pa.bool_()), ("height", pa.int32()), ("width", pa.int32()), ("x", pa.int32()),
      ("y", pa.int32()), ("w", pa.int32()), ("h", pa.int32()), ("area", pa.int64()), ("rle", pa.binary())]
 )
-IMAGES = pa.schema([("case", pa.string()), ("axis", pa.string()), ("slice_index", pa.int32()), ("png", pa.binary())])
+IMAGES = pa.schema(
+    [("case", pa.string()), ("axis", pa.string()), ("slice_index", pa.int32()), ("png", pa.binary()),
+     ("pixels", pa.binary()), ("coarse", pa.uint64()), ("fine", pa.uint64())]
+)
 CASES = pa.schema(
     [("key", pa.string()), ("case", pa.string()), ("encode_from", pa.float64()), ("root", pa.string()),
      ("files", pa.list_(pa.string())), ("images", pa.string()), ("rejected", pa.string())]
 )
+NAMES = ("case", "axis", "raw_label")
 GROUP_BYTES = 32 * 2**20  # pending PNG bytes that end a row group
 GROUP_ROWS = 100_000
 
@@ -44,9 +49,16 @@ class Result:
     rejected: list[dict[str, Any]]
     batch: Path  # without the ending .<kind>.parquet
 
-    def table(self, kind: str, columns: list[str] | None = None) -> pa.Table:
-        """The `regions` or `images` of the whole batch."""
-        return pq.read_table(_file(self.batch, kind), columns=columns)
+
+def open_part(batch: Path, kind: str) -> pq.ParquetFile:
+    """The `regions` or `images` of a whole batch; names come dictionary-encoded."""
+    columns = {"regions": REGIONS, "images": IMAGES}[kind].names
+    return pq.ParquetFile(_file(batch, kind), read_dictionary=[name for name in columns if name in NAMES])
+
+
+def part_size(batch: Path, kind: str) -> int:
+    """The bytes of that file."""
+    return _file(batch, kind).stat().st_size
 
 
 def _file(batch: Path, kind: str) -> Path:
@@ -58,10 +70,10 @@ def committed(folder: Path, encode_from: float) -> dict[str, Result]:
     found: dict[str, Result] = {}
     for path in sorted(folder.glob("*.cases.parquet")):
         batch = path.with_name(path.name.removesuffix(".cases.parquet"))
-        for row in pq.read_table(path).to_pylist():
+        for row in pq.ParquetFile(path).read(use_threads=False).to_pylist():
             better = row["key"] not in found or row["encode_from"] < found[row["key"]].encode_from
             if row["encode_from"] <= encode_from and better:
-                texts = {name: json.loads(row[name]) for name in ("images", "rejected")}
+                texts = {name: orjson.loads(row[name]) for name in ("images", "rejected")}
                 found[row["key"]] = Result(**{**row, **texts}, batch=batch)
     return found
 

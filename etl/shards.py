@@ -4,10 +4,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from etl.records import SPLITS, ImageRecord, NumberedImage
+from etl.labeltable import LabelTable
+from etl.records import SPLITS, Page
 
 GROUP_ROWS = 200
 GROUP_BYTES = 32 * 2**20  # pending bytes that end a row group early
@@ -55,10 +59,11 @@ COLUMNS: list[tuple[str, pa.DataType]] = [
     ("sex", pa.string()),
     ("age", pa.string()),
     ("diagnosis", pa.string()),
+    ("scanner", pa.string()),
+    ("contrast_phase", pa.string()),
+    ("flags", pa.list_(pa.string())),
     ("regions", pa.list_(REGION)),
 ]
-PLAIN = ("key", "source", "modality", "case", "subject", "split", "axis", "slice_index", "width", "height")
-FACTS = ("license", "redistribution", "sex", "age", "diagnosis")
 
 
 def feature(kind: pa.DataType) -> Any:
@@ -78,35 +83,50 @@ def schema() -> pa.Schema:
     return pa.schema(COLUMNS, metadata={"huggingface": json.dumps({"info": {"features": features}})})
 
 
-def row(image: NumberedImage) -> dict[str, Any]:
-    """One shard row, in the columns of the schema."""
-    record = image.record
-    values: dict[str, Any] = {name: getattr(record, name) for name in PLAIN + FACTS}
-    values |= {
-        "image_id": image.image_id,
-        "spacing": list(record.spacing) if record.spacing else None,
-        "file_name": image.file_name,
-        "image": {"bytes": record.image, "path": image.file_name},
-        "caption": image.caption,
-        "annotated_label_ids": sorted(record.annotated_label_ids),
-        "absent_label_ids": sorted(set(record.neg_label_ids) & set(record.annotated_label_ids)),
-        "regions": region_rows(image),
-    }
-    return values
+def rows(page: Page, labels: LabelTable) -> pa.Table:
+    """The shard rows of a page, in the columns of the schema."""
+    first = np.searchsorted(page.image_of, np.arange(len(page.images) + 1)).astype(np.int32)
+    regions = pa.ListArray.from_arrays(pa.array(first), region_rows(page, labels))
+    path = page.images["file_name"].combine_chunks()
+    image = pa.StructArray.from_arrays([page.images["png"].combine_chunks(), path], fields=list(IMAGE))
+    table = page.images.append_column("image", image).append_column("regions", regions)
+    table = table.append_column("absent_label_ids", page.images["neg_label_ids"])
+    return table.select([name for name, _ in COLUMNS])
 
 
-def region_rows(image: NumberedImage) -> list[dict[str, Any]]:
-    """The regions of one row, in key order."""
-    names = [field.name for field in REGION if field.name != "region_id"]
-    return [
-        {"region_id": image.first_region_id + n} | {name: getattr(region, name) for name in names}
-        for n, region in enumerate(image.record.regions)
-    ]
+def region_rows(page: Page, labels: LabelTable) -> pa.StructArray:
+    """The regions of a page, in the fields of REGION."""
+    regions = page.regions.combine_chunks()
+    columns = {name: regions[name].combine_chunks() for name in regions.column_names}
+    ids = columns["label_id"]
+    columns |= {"label": labels.label.take(ids), "category": labels.category.take(ids),
+                "body_region": labels.body_region.take(ids), "category_id": pa.array(labels.category_id).take(ids)}
+    columns["bbox"] = side_by_side(*(columns[name] for name in "xywh"))
+    columns["segmentation"] = segmentation(page, columns["rle"])
+    return pa.StructArray.from_arrays([columns[f.name].cast(f.type) for f in REGION], fields=list(REGION))
 
 
-def weight(record: ImageRecord) -> int:
-    """The bytes that dominate a row: the PNG and the run lengths."""
-    return len(record.image) + sum(len(r.segmentation["counts"]) if r.segmentation else 64 for r in record.regions)
+def side_by_side(*columns: pa.Array) -> pa.ListArray:
+    """A list in each row of the values of these columns."""
+    flat = np.stack([column.to_numpy() for column in columns], axis=1).ravel()
+    offsets = np.arange(0, len(flat) + 1, len(columns), dtype=np.int32)
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(flat))
+
+
+def segmentation(page: Page, counts: pa.Array) -> pa.StructArray:
+    """COCO run lengths with the size of their image, null for given boxes."""
+    kind = REGION.field("segmentation").type
+    size = page.images.select(["height", "width"]).take(page.regions["image"]).combine_chunks()
+    sizes = side_by_side(*(column.combine_chunks() for column in size.columns))
+    return pa.StructArray.from_arrays([sizes, counts], fields=list(kind), mask=counts.is_null())
+
+
+def weights(page: Page) -> npt.NDArray[np.int64]:
+    """The bytes that dominate each row: the PNG and the run lengths."""
+    runs = pc.binary_length(page.regions["rle"]).fill_null(64).to_numpy()
+    pixels = pc.binary_length(page.images["png"]).to_numpy()
+    total: npt.NDArray[np.int64] = pixels + np.bincount(page.image_of, runs, len(pixels)).astype(np.int64)
+    return total
 
 
 class Part:
@@ -115,25 +135,30 @@ class Part:
     def __init__(self, folder: Path, columns: pa.Schema) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.columns, self.count = folder, columns, 0
-        self.rows: list[dict[str, Any]] = []
-        self.pending = 0
+        self.pending = columns.empty_table()
+        self.weight = 0
         self.sink: Any = None
         self.writer: Any = None
 
-    def add(self, image: NumberedImage) -> None:
-        """Takes one row; writes a row group when enough are pending."""
-        self.rows.append(row(image))
-        self.pending += weight(image.record)
-        if len(self.rows) >= GROUP_ROWS or self.pending >= GROUP_BYTES:
-            self.flush()
+    def add(self, table: pa.Table, weights: npt.NDArray[np.int64]) -> None:
+        """Takes rows; writes a row group whenever enough are pending."""
+        start, count = 0, len(self.pending)
+        for n, weight in enumerate(weights.tolist(), 1):
+            count += 1
+            self.weight += weight
+            if count >= GROUP_ROWS or self.weight >= GROUP_BYTES:
+                self.flush(table.slice(start, n - start))
+                start, count = n, 0
+        self.pending = pa.concat_tables([self.pending, table.slice(start)]).combine_chunks()
 
-    def flush(self) -> None:
-        """Writes what is pending as one row group (an empty table opens the file all the same)."""
+    def flush(self, more: pa.Table) -> None:
+        """Writes what is pending and `more` as one row group (an empty one opens the file all the same)."""
         if self.writer is None:
             self.open()
-        if self.rows:
-            self.writer.write_table(pa.Table.from_pylist(self.rows, schema=self.columns))
-            self.rows, self.pending = [], 0
+        group = pa.concat_tables([self.pending, more]).combine_chunks()
+        if len(group):
+            self.writer.write_table(group)
+        self.pending, self.weight = self.columns.empty_table(), 0
         if self.sink.tell() >= SHARD_BYTES:
             self.close_file()
 
@@ -156,21 +181,22 @@ class Part:
 
     def close(self) -> None:
         """Writes the rest; a part without rows becomes one empty shard."""
-        if self.rows or self.count == 0:
-            self.flush()
+        if len(self.pending) or self.count == 0:
+            self.flush(self.columns.empty_table())
         self.close_file()
 
 
 class ShardWriter:
     """Sends each image to its split and modality below `folder`."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.columns = folder, schema()
+    def __init__(self, folder: Path, labels: LabelTable) -> None:
+        self.folder, self.labels, self.columns = folder, labels, schema()
         self.parts: dict[tuple[str, str], Part] = {}
 
-    def add(self, image: NumberedImage) -> None:
-        """Takes one image."""
-        self.part(image.record.split, image.record.modality).add(image)
+    def add(self, split: str, page: Page) -> None:
+        """Takes images of a split."""
+        part = self.part(split, str(page.images["modality"][0]))
+        part.add(rows(page, self.labels).cast(self.columns), weights(page))
 
     def part(self, split: str, modality: str) -> Part:
         """The shards of one split and modality."""

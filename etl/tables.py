@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from etl.clinical import harmonised
 from etl.errors import UsageError
-from etl.manifest import Table
+from etl.manifest import SplitList, Table
 from etl.yamlfile import suggestion
 
 _UNKNOWN = frozenset({"", "na", "n/a", "nan", "none", "null"})
@@ -35,14 +37,14 @@ def read_table(table: Table, root: Path) -> FactTable:
     if table.optional and not (root / table.file).exists():
         return result
     doubtful: set[tuple[str, str]] = set()
-    for row in _rows(table, root / table.file):
+    for number, row in enumerate(_rows(table, root / table.file), 1):
         facts = result.rows.setdefault(row[table.key].strip(), {})
         for fact, value in _facts(table, row).items():
             if facts.setdefault(fact, value) != value:
                 if fact in _FIRM:
                     raise UsageError(
-                        f"{table.file}: {table.key} {row[table.key]} has the {fact} '{facts[fact]}' and '{value}'; "
-                        "choose a key that tells the rows apart"
+                        f"{table.file}: rows of one {table.key} disagree on the {fact}, the second is row {number} of "
+                        "those with a key; choose a key that tells the rows apart"
                     )
                 doubtful.add((row[table.key].strip(), fact))
     for key, fact in doubtful:
@@ -50,13 +52,37 @@ def read_table(table: Table, root: Path) -> FactTable:
     return result
 
 
+def read_splits(lists: Sequence[SplitList], root: Path) -> list[tuple[SplitList, frozenset[str]]]:
+    """Each list with what its file names.
+
+    Raises:
+        UsageError: a file that is not there, or one name in lists of different splits.
+    """
+    found: list[tuple[SplitList, frozenset[str]]] = []
+    owner: dict[str, SplitList] = {}
+    for item in lists:
+        path = root / item.file
+        if item.optional and not path.exists():
+            continue
+        names = frozenset(line.strip() for line in _text(path).splitlines() if line.strip())
+        for name in sorted(names):
+            other = owner.setdefault(name, item)
+            if other.split != item.split:
+                raise UsageError(f"{path}: '{name}' is in the list of {other.split} too, {other.file}; correct one")
+        found.append((item, names))
+    return found
+
+
 def _facts(table: Table, row: dict[str, str]) -> dict[str, str]:
     facts = {}
     for fact, column in table.columns.items():
         given = row.get(column, "").strip()
-        value = (table.values.get(fact, {}).get(given, given) or "").strip()
+        said = table.values.get(fact, {})
+        value = (said.get(given, given) or "").strip()
         if value.lower() in _UNKNOWN:
             continue
+        if given not in said:
+            value = harmonised(fact, value)
         if fact == "split" and value not in ("train", "val", "test"):
             raise UsageError(
                 f"{table.file}: the split '{value}' is none of train, val, test; "
@@ -67,15 +93,11 @@ def _facts(table: Table, row: dict[str, str]) -> dict[str, str]:
 
 
 def _rows(table: Table, path: Path) -> list[dict[str, str]]:
+    text = _text(path)
     try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise UsageError(f"{path}: the table of the manifest cannot be read: {error.strerror}") from error
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        text = data.decode("latin-1")
-    rows = _json(table, path, text) if path.suffix.lower() == ".json" else _csv(table, path, text)
+        rows = _json(table, path, text) if path.suffix.lower() == ".json" else _csv(table, path, text)
+    except csv.Error as error:
+        raise UsageError(f"{path}: the table of the manifest cannot be read: {error}") from error
     columns = {column: None for row in rows for column in row}
     for column in (table.key, *table.columns.values()):
         if rows and column not in columns:
@@ -83,6 +105,17 @@ def _rows(table: Table, path: Path) -> list[dict[str, str]]:
                 f"{path}: has no column '{column}'{suggestion(column, columns)}; columns: {', '.join(columns)}"
             )
     return [row for row in rows if row.get(table.key, "").strip()]
+
+
+def _text(path: Path) -> str:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"{path}: the table of the manifest cannot be read: {error.strerror}") from error
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return data.decode("latin-1")
 
 
 def _csv(table: Table, path: Path, text: str) -> list[dict[str, str]]:
@@ -97,7 +130,7 @@ def _csv(table: Table, path: Path, text: str) -> list[dict[str, str]]:
 def _json(table: Table, path: Path, text: str) -> list[dict[str, str]]:
     try:
         data = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{path}: not JSON: {error}") from error
     if isinstance(data, dict):
         data = [{table.key: key, **row} for key, row in data.items() if isinstance(row, dict)]

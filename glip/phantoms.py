@@ -13,14 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pycocotools import mask as rle
 
 from etl.demo_shapes import Floats, Mask, ellipse, jitter, texture, vessels
 from etl.labelmap import Ontology, load_ontology
 from etl.png import encode
-from etl.records import ImageRecord, NumberedImage, RegionRecord
-from etl.shards import ShardWriter
+from etl.records import SPLITS
+from etl.shards import schema
 
 Rng = np.random.Generator
 Scene = tuple[Floats, list[tuple[str, Mask]]]
@@ -148,48 +150,53 @@ SCENES: dict[str, tuple[Callable[[Rng], Scene], tuple[str, ...]]] = {
 def write(folder: Path, *, subjects: int, images: int = 1, seed: int = 0) -> int:
     """Writes `folder/dataset/shards`; the number of images. `subjects` and `images` are per modality and subject."""
     ontology = load_ontology(Path(__file__).resolve().parents[1] / "label_maps")
-    writer = ShardWriter(folder / "dataset" / "shards")
     count = regions = 0
     for modality in SCENES:
+        parts: dict[str, list[dict[str, Any]]] = {split: [] for split in SPLITS}
         for subject in range(subjects):
             for index in range(images):
-                record = _record(modality, subject, index, seed, ontology)
-                caption = ". ".join(dict.fromkeys(r.phrase for r in record.regions))
-                count += 1
-                writer.add(NumberedImage(record, count, regions + 1, f"{record.key}.png", caption, {}))
-                regions += len(record.regions)
-    writer.close()
+                row = _row(modality, subject, index, seed, ontology)
+                row["image_id"] = count = count + 1
+                for region in row["regions"]:
+                    region["region_id"] = regions = regions + 1
+                parts[row["split"]].append(row)
+        for split, rows in parts.items():
+            path = folder / "dataset" / "shards" / split / modality / "part-00000.parquet"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            pq.write_table(pa.Table.from_pylist(rows, schema()), path, compression="zstd", row_group_size=200)
     return count
 
 
-def _record(modality: str, subject: int, index: int, seed: int, ontology: Ontology) -> ImageRecord:
+def _row(modality: str, subject: int, index: int, seed: int, ontology: Ontology) -> dict[str, Any]:
+    """One image in the columns of the shards."""
     draw, annotated = SCENES[modality]
-    rng = np.random.default_rng([seed, zlib.crc32(modality.encode()), subject, index])
-    picture, drawn = draw(rng)
+    picture, drawn = draw(np.random.default_rng([seed, zlib.crc32(modality.encode()), subject, index]))
     image: NDArray[np.uint8] = np.clip(np.rint(picture), 0, 255).astype(np.uint8)
-    key = f"phantom_{modality}/s{subject:03d}/native/{index}"
+    case = f"s{subject:03d}"
+    key = f"phantom_{modality}/{case}/native/{index}"
     regions = [_region(f"{key}/{name}/{n}", name, mask, ontology) for n, (name, mask) in enumerate(drawn)]
-    ids = [ontology.labels[name].id for name in annotated]
-    absent = [i for i in ids if i not in {r.label_id for r in regions}]
-    return ImageRecord(
-        key=key, source=f"phantom_{modality}", modality=modality, case=f"s{subject:03d}", subject=f"s{subject:03d}",
-        split="test" if subject % 5 == 4 else "train", axis="native", slice_index=index, width=image.shape[1],
-        height=image.shape[0], spacing=None, image=encode(image), license="CC0-1.0", redistribution="allowed",
-        annotated_label_ids=ids, neg_label_ids=absent, not_exhaustive_label_ids=[], sex=None, age=None,
-        diagnosis=None, regions=regions,
-    )  # fmt: skip
+    ids = sorted(ontology.labels[name].id for name in annotated)
+    present = {r["label_id"] for r in regions}
+    return {
+        "key": key, "source": f"phantom_{modality}", "modality": modality, "case": case, "subject": case,
+        "split": "test" if subject % 5 == 4 else "train", "axis": "native", "slice_index": index,
+        "width": image.shape[1], "height": image.shape[0], "file_name": f"{key}.png", "regions": regions,
+        "image": {"bytes": encode(image), "path": f"{key}.png"}, "license": "CC0-1.0", "redistribution": "allowed",
+        "caption": ". ".join(dict.fromkeys(r["phrase"] for r in regions)), "annotated_label_ids": ids,
+        "absent_label_ids": [i for i in ids if i not in present],
+    }  # fmt: skip
 
 
-def _region(key: str, name: str, mask: Mask, ontology: Ontology) -> RegionRecord:
+def _region(key: str, name: str, mask: Mask, ontology: Ontology) -> dict[str, Any]:
     label = ontology.labels[name]
     category = ontology.categories[label.category]
     encoded = rle.encode(np.asfortranarray(mask.astype(np.uint8)))
-    return RegionRecord(
-        key=key, label_id=label.id, label=name, category_id=category.id, category=category.name,
-        body_region=category.body_region, raw_label=name, phrase=name,
-        bbox=[float(v) for v in rle.toBbox(encoded)], area=int(mask.sum()), area_fraction=float(mask.mean()),
-        derived=False, segmentation={"size": list(mask.shape), "counts": encoded["counts"].decode()},
-    )  # fmt: skip
+    return {
+        "key": key, "label_id": label.id, "label": name, "category_id": category.id, "category": category.name,
+        "body_region": category.body_region, "raw_label": name, "phrase": name, "derived": False,
+        "bbox": [float(v) for v in rle.toBbox(encoded)], "area": int(mask.sum()), "area_fraction": float(mask.mean()),
+        "segmentation": {"size": list(mask.shape), "counts": encoded["counts"].decode()},
+    }  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
 """bbox: region -> box [x, y, width, height], area share and phrase."""
 
-import pandas as pd
+import pyarrow as pa
 
-from etl.frames import image_area
+from etl.frames import area_fraction
 
 
-def process(regions: pd.DataFrame) -> pd.DataFrame:
+def process(regions: pa.Table) -> pa.Table:
     """Regions with `area_fraction` and `phrase`; the box columns x, y, w, h were measured with the mask."""
-    return regions.assign(area_fraction=regions["area"] / image_area(regions), phrase=regions["label"])
+    return regions.append_column("area_fraction", area_fraction(regions)).append_column("phrase", regions["label"])

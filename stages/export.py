@@ -3,24 +3,31 @@
 import hashlib
 import re
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import orjson
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from etl.card import croissant, readme
-from etl.coco import CocoWriter, captioned
+from etl.coco import CocoWriter
 from etl.errors import Failure
-from etl.htmlreport import ContactSheet, page
+from etl.frames import by_name
+from etl.grounding import GroundingWriter, with_captions
+from etl.jsontext import joined
 from etl.labelmap import Ontology
+from etl.labeltable import label_table
 from etl.manifest import Manifest
-from etl.records import SPLITS, ImageRecord, Ledger, NumberedImage, RegionRecord
+from etl.records import SPLITS, Ledger, Page, Refused
+from etl.report import page as html_page
+from etl.samples import Samples, samples_of
 from etl.shards import ShardWriter
 from etl.stats import Tally
-
-__all__ = ["ImageRecord", "Ledger", "RegionRecord", "export", "image_file_name"]
 
 CASE_BYTES = 120
 HASH_DIGITS = 16
@@ -50,7 +57,7 @@ def percent(character: str) -> str:
 
 
 def export(
-    records: Callable[[], Iterable[ImageRecord]],
+    pages: Iterable[Page],
     manifests: Mapping[str, Manifest],
     ontology: Ontology,
     out: Path,
@@ -58,71 +65,99 @@ def export(
     png: bool,
     ledger: Ledger,
 ) -> dict[str, Any]:
-    """The numbers of the dataset it wrote at `out/dataset`; `records()` yields images in key order.
+    """The numbers of the dataset it wrote at `out/dataset`; `pages` are in key order.
 
     Raises:
-        Failure: a record is out of order, has no region, or has an unknown split.
+        Failure: an image is out of order, has no region, or has an unknown split.
     """
     final, fresh = out / "dataset", out / "dataset.tmp"
     recover(final)
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
-    tally, sheet = Tally(), ContactSheet()
-    write_data(numbered(records()), fresh, ontology, manifests, tally=tally, sheet=sheet, png=png)
+    labels = label_table(ontology)
+    tally, sheet = Tally(labels), Samples()
+    status = {slug: manifest.status for slug, manifest in manifests.items()}
+    with (
+        closing(CocoWriter(fresh / "annotations", ontology, labels)) as coco,
+        closing(GroundingWriter(fresh / "grounding")) as grounding,
+        closing(ShardWriter(fresh / "shards", labels)) as shards,
+        ThreadPoolExecutor(2) as pool,
+    ):
+        for page in ahead(numbered(pages)):
+            tally.add(page, status)
+            sheet.add(samples_of(page, labels))
+            for split, part in coco.number_licenses(page).by_split():
+                for _ in pool.map(lambda writer, split=split, part=part: writer.add(split, part),
+                                  (coco, grounding, shards)):
+                    pass  # a fault in a writer is raised here
+            if png:
+                write_images(fresh / "images", page)
     stats = tally.result(ledger)
-    write_pages(fresh, stats, manifests, sheet)
+    write_pages(fresh, stats, manifests, sheet, ledger.refused)
     swap(fresh, final)
     return stats
 
 
-def numbered(records: Iterable[ImageRecord]) -> Iterator[NumberedImage]:
-    """The images with ids from 1 in key order.
+def ahead(pages: Iterator[Page]) -> Iterator[Page]:
+    """The pages, each made while the one before it is written: Arrow leaves the interpreter to others."""
+    with ThreadPoolExecutor(1) as pool:
+        following = pool.submit(next, pages, None)
+        while (page := following.result()) is not None:
+            following = pool.submit(next, pages, None)
+            yield page
+
+
+def numbered(pages: Iterable[Page]) -> Iterator[Page]:
+    """The pages with ids from 1 in key order, file names and captions.
 
     An index ends an image key and "/" sorts before any digit, so images in key order, each with its regions
     in key order, are all regions in key order: no list of keys is needed.
     """
-    image_id, region_id, last = 0, 1, ""
-    for record in records:
-        checked(record, last)
-        record.regions.sort(key=lambda region: region.key)
-        image_id, last = image_id + 1, record.key
-        name = image_file_name(record.source, record.case, record.axis, record.slice_index)
-        yield NumberedImage(record, image_id, region_id, name, *captioned(record.regions))
-        region_id += len(record.regions)
+    image_id, region_id, last = 1, 1, ""
+    for page in pages:
+        last = checked(page, last)
+        images = page.images.append_column("image_id", counting(image_id, len(page.images)))
+        regions = page.regions.append_column("region_id", counting(region_id, len(page.regions)))
+        yield with_captions(Page(images.append_column("file_name", file_names(images)), regions))
+        image_id, region_id = image_id + len(images), region_id + len(regions)
 
 
-def checked(record: ImageRecord, last: str) -> None:
-    """Nothing, if the record may follow the key `last`."""
-    if record.key <= last:
-        raise Failure(f"images are not in key order: {record.key} after {last}")
-    if record.split not in SPLITS:
-        raise Failure(f"{record.key}: unknown split {record.split}")
-    if not record.regions:
-        raise Failure(f"{record.key}: an image without a region")
-    if len({region.key for region in record.regions}) < len(record.regions):
-        raise Failure(f"{record.key}: two regions have the same key")
+def counting(first: int, count: int) -> pa.Array:
+    """`count` numbers from `first` up."""
+    return pa.array(np.arange(first, first + count, dtype=np.int64))
 
 
-def write_data(
-    images: Iterable[NumberedImage],
-    folder: Path,
-    ontology: Ontology,
-    manifests: Mapping[str, Manifest],
-    *,
-    tally: Tally,
-    sheet: ContactSheet,
-    png: bool,
-) -> None:
-    """Writes shards, COCO, grounding and PNG files in one pass over the images."""
-    with closing(ShardWriter(folder / "shards")) as shards, closing(CocoWriter(folder, ontology)) as coco:
-        for image in images:
-            manifest = manifests.get(image.record.source)
-            tally.add(image.record, manifest.status if manifest else "unverified")
-            sheet.add(image.record)
-            shards.add(image)
-            coco.add(image)
-            if png:
-                write_png(folder / "images" / image.file_name, image.record.image)
+def file_names(images: pa.Table) -> pa.Array:
+    """`image_file_name` of each image."""
+    source, axis = (images[name].combine_chunks().cast(pa.string()) for name in ("source", "axis"))
+    case = by_name(images["case"], case_part)
+    index = pc.utf8_lpad(images["slice_index"].combine_chunks().cast(pa.string()), 4, "0")
+    return joined(source, "/", case, "/", axis, "-", index, ".png")
+
+
+def checked(page: Page, last: str) -> str:
+    """The last key of a page, if the page may follow the key `last`."""
+    keys = pa.array([last, *page.images["key"].to_pylist()])
+    wrong = pc.index(pc.less(keys[:-1], keys[1:]), False).as_py()
+    if wrong >= 0:
+        raise Failure(f"images are not in key order: {keys[wrong + 1]} after {keys[wrong]}")
+    for split in page.images["split"].unique().to_pylist():
+        if split not in SPLITS:
+            raise Failure(f"{page.source}: unknown split {split}")
+    empty = np.bincount(page.image_of, minlength=len(page.images)) == 0
+    if empty.any():
+        raise Failure(f"{keys[1 + int(empty.argmax())]}: an image without a region")
+    regions = page.regions["key"].combine_chunks()
+    wrong = pc.index(pc.less(regions[:-1], regions[1:]), False).as_py()
+    if wrong >= 0:
+        raise Failure(f"regions have the same key or are not in key order: {regions[wrong + 1]} after {regions[wrong]}")
+    return str(keys[-1])
+
+
+def write_images(folder: Path, page: Page) -> None:
+    """Writes loose images."""
+    for name, data in zip(page.images["file_name"].to_pylist(), page.images["png"].to_pylist(), strict=True):
+        write_png(folder / name, data)
 
 
 def write_png(path: Path, data: bytes) -> None:
@@ -131,15 +166,18 @@ def write_png(path: Path, data: bytes) -> None:
     path.write_bytes(data)
 
 
-def write_pages(folder: Path, stats: dict[str, Any], manifests: Mapping[str, Manifest], sheet: ContactSheet) -> None:
+def write_pages(
+    folder: Path, stats: dict[str, Any], manifests: Mapping[str, Manifest], sheet: Samples, refused: list[Refused]
+) -> None:
     """Writes the numbers, the dataset card, its Croissant description and the report."""
     options = orjson.OPT_SORT_KEYS | orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS
     used = [manifests[slug] for slug in sorted(stats["by"]["source"]) if slug in manifests]
-    (folder / "stats.json").write_bytes(orjson.dumps(stats, option=options))
+    text = orjson.dumps(stats, option=options)
+    (folder / "stats.json").write_bytes(text)
     (folder / "README.md").write_text(readme(stats, used), encoding="utf-8")
     (folder / "croissant.json").write_bytes(orjson.dumps(croissant(stats, used, folder), option=options))
     (folder / "report").mkdir()
-    (folder / "report" / "index.html").write_text(page(stats, used, sheet), encoding="utf-8")
+    (folder / "report" / "index.html").write_text(html_page(orjson.loads(text), sheet, refused), encoding="utf-8")
 
 
 def recover(folder: Path) -> None:

@@ -1,11 +1,13 @@
 """filter: regions under the least share of the image area go to quarantine."""
 
-import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from etl.frames import image_area, reject
 
 
-def process(regions: pd.DataFrame, min_area: float) -> tuple[pd.DataFrame, pd.DataFrame]:
+def process(regions: pa.Table, min_area: float) -> tuple[pa.Table, pa.Table]:
     """(regions with area >= min_area * width * height in float64, quarantine rows of the others)."""
-    large = regions["area"].astype("float64") >= min_area * image_area(regions)
-    return regions[large], reject(regions[~large], "filter", "too_small", f"under {min_area:g} of the image area")
+    large = pc.greater_equal(regions["area"].cast(pa.float64()), pc.multiply(min_area, image_area(regions)))
+    small = regions.filter(pc.invert(large))
+    return regions.filter(large), reject(small, "filter", "too_small", f"under {min_area:g} of the image area")

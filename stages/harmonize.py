@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping as Map
 
-import pandas as pd
+import pyarrow as pa
 
-from etl.frames import reject
+from etl.frames import by_name, reject
 from etl.labelmap import Mapping
+from etl.records import NAME
 
 
 def verdict(raw: str, mapping: Map[str, Mapping], accept_proposed: bool) -> tuple[str | None, str | None, str]:
@@ -20,14 +21,14 @@ def verdict(raw: str, mapping: Map[str, Mapping], accept_proposed: bool) -> tupl
     return None, "unapproved_label", f"'{raw}' -> '{entry.label}' is only proposed"
 
 
-def process(
-    regions: pd.DataFrame, mapping: Map[str, Mapping], accept_proposed: bool
-) -> tuple[pd.DataFrame, pd.DataFrame]:
+def process(regions: pa.Table, mapping: Map[str, Mapping], accept_proposed: bool) -> tuple[pa.Table, pa.Table]:
     """(regions with a `label` column, quarantine rows of those without an approved label)."""
-    verdicts = {raw: verdict(raw, mapping, accept_proposed) for raw in sorted(regions["raw_label"].unique())}
-    labels = regions["raw_label"].map({raw: v[0] for raw, v in verdicts.items()})
-    kept = regions.assign(label=labels)
-    out = regions[labels.isna()]
-    reason = out["raw_label"].map({raw: v[1] for raw, v in verdicts.items()})
-    detail = out["raw_label"].map({raw: v[2] for raw, v in verdicts.items()})
-    return kept[labels.notna()], reject(out, "harmonize", reason, detail)
+    names = regions["raw_label"].combine_chunks().dictionary.to_pylist()
+    verdicts = {raw: verdict(raw, mapping, accept_proposed) for raw in names}
+    label, reason, detail = (
+        by_name(regions["raw_label"], {raw: found[part] for raw, found in verdicts.items()}.__getitem__)
+        for part in range(3)
+    )
+    out = label.is_null()
+    kept = regions.append_column("label", label.cast(NAME)).filter(label.is_valid())
+    return kept, reject(regions.filter(out), "harmonize", reason.filter(out), detail.filter(out))

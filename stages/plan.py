@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from etl import store
+from etl import privacy, splits, store
 from etl.errors import Failure, UsageError
 from etl.inventory import Case
 from etl.manifest import Manifest
@@ -59,13 +59,14 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """One source below `--raw`: its cases, and the quarantine rows of what is no case."""
+    """One source below `--raw`: its cases, and the quarantine rows of what is no case; `private`: under pseudonyms."""
 
     manifest: Manifest
     root: Path
     units: tuple[slice.Unit, ...]
     rejected: tuple[dict[str, Any], ...]
     folder: Path
+    private: bool = False
 
     @property
     def slug(self) -> str:
@@ -93,19 +94,24 @@ class Work:
         return [done[u.key] for u in self.units]
 
 
-def plan(manifests: list[Manifest], options: Options) -> tuple[list[Work], list[str]]:
+def plan(manifests: list[Manifest], known: Mapping[str, Manifest], options: Options) -> tuple[list[Work], list[str]]:
     """decode: the inventory of each source that has a folder below `raw`, put on record.
 
     Returns the works, and what is wrong with sources whose folder and manifest do not go together: such a
-    source is left out, unless it is the only one.
+    source is left out, unless it is the only one. Where one source of a family has pseudonyms all have, so that a
+    subject has one name in all of them.
     """
     works, faults = [], []
+    family = splits.families(known.values())
+    private = {family[m.slug] for m in known.values() if m.pseudonymize}
+    roots = {m.slug: m.root(options.raw) for m in manifests}
+    key = privacy.subject_key() if any(roots[m.slug] and family[m.slug] in private for m in manifests) else b""
     for manifest in manifests:
-        root = manifest.root(options.raw)
+        root, of = roots[manifest.slug], family[manifest.slug]
         if root is None:
             continue
         try:
-            works.append(_work(manifest, root, options))
+            works.append(_work(manifest, root, options, pseudonyms=(key, of) if of in private else None))
         except UsageError as error:
             if len(manifests) == 1:
                 raise
@@ -113,12 +119,15 @@ def plan(manifests: list[Manifest], options: Options) -> tuple[list[Work], list[
     return works, faults
 
 
-def _work(manifest: Manifest, root: Path, options: Options) -> Work:
+def _work(manifest: Manifest, root: Path, options: Options, *, pseudonyms: tuple[bytes, str] | None) -> Work:
+    """The work of a source; `pseudonyms` are the key and the family to make its names of."""
     found = decode.run(manifest, root)
+    if pseudonyms is not None:
+        found = decode.pseudonymized(found, *pseudonyms)
     rows = tuple(decode.rejected(found))
     units = tuple(slice.units(found.cases, manifest, root, options.slicing))
     store.write_table(listing(manifest.slug, options.out), _listed(units))
-    return Work(manifest, root, units, rows, options.stage("slice", manifest.slug))
+    return Work(manifest, root, units, rows, options.stage("slice", manifest.slug), pseudonyms is not None)
 
 
 def listing(slug: str, out: Path) -> Path:

@@ -2,39 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
-import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 
-from etl.frames import QUARANTINE
+from etl.frames import REJECTED
 from stages.plan import Options, Work
 
 Slice = tuple[str, str, int]  # case, axis, index
+SLICE = ["case", "axis", "slice_index"]
 
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """`left_out` are the images that are not exported, `rows` say why; `regions` counts theirs."""
+    """`left_out` are the images that are not exported, `rows` (of REJECTED) say why; `regions` counts theirs."""
 
-    rows: pd.DataFrame
+    rows: pa.Table
     left_out: frozenset[Slice] = field(default_factory=frozenset)
     regions: int = 0
 
 
-def select(work: Work, kept: pd.DataFrame, options: Options) -> Selection:
+def select(work: Work, kept: pa.Table, options: Options) -> Selection:
     """What of the regions `kept` by the stages is left out of the dataset."""
-    counts = kept.groupby(["case", "axis", "slice_index"], sort=True).size()
+    slices = kept.group_by(SLICE).aggregate([([], "count_all")])
     if options.only_redistributable and work.manifest.license.redistribution != "allowed":
         terms = work.manifest.license
         detail = f"licence {terms.name}: redistribution {terms.redistribution}"
-        cases = [(c.case, None, None, None, "export", "not_redistributable", detail, None) for c in work.cases]
-        return Selection(_frame(cases), frozenset(counts.index), int(counts.sum()))
-    few = counts[counts < options.min_regions]
-    detail = f"fewer than {options.min_regions} regions"
-    rows = [(c, a, int(i), None, "export", "low_quality", detail, None) for c, a, i in few.index]
-    return Selection(_frame(rows), frozenset(few.index), int(few.sum()))
+        rows = _rows([{"case": c.case} for c in work.cases], "not_redistributable", detail)
+        return Selection(rows, _keys(slices), len(kept))
+    few = slices.filter(pc.less(slices["count_all"], options.min_regions))
+    rows = _rows(few.select(SLICE).to_pylist(), "low_quality", f"fewer than {options.min_regions} regions")
+    return Selection(rows, _keys(few), pc.sum(few["count_all"]).as_py() or 0)
 
 
-def _frame(rows: Sequence[tuple[object, ...]]) -> pd.DataFrame:
-    return pd.DataFrame(rows, columns=QUARANTINE[1:])
+def slices_of(regions: pa.Table) -> frozenset[Slice]:
+    """The images that these regions lie on."""
+    return _keys(regions.group_by(SLICE).aggregate([]))
+
+
+def _keys(slices: pa.Table) -> frozenset[Slice]:
+    return frozenset(zip(*(slices[name].to_pylist() for name in SLICE), strict=True))
+
+
+def _rows(at: list[dict[str, Any]], reason: str, detail: str) -> pa.Table:
+    why = {"stage": "export", "reason": reason, "detail": detail}
+    return pa.Table.from_pylist([row | why for row in at], REJECTED)

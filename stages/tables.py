@@ -2,23 +2,26 @@
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
-import pandas as pd
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from etl import store
+from etl.frames import MEASURED, REJECTED
 from etl.labelmap import Mapping
-from etl.results import REGIONS, Result
+from etl.results import REGIONS, Result, open_part
 from stages import bbox, harmonize, validate
 from stages import filter as filter_stage
 from stages.plan import Options, Work
 
-VERSION = 2
+VERSION = 3
 TABLE_STAGES = ("validate", "filter", "harmonize", "bbox")
 SMALL = [name for name in REGIONS.names if name != "rle"]
-Process = Callable[[pd.DataFrame], tuple[pd.DataFrame, pd.DataFrame]]
+Process = Callable[[pa.Table], tuple[pa.Table, pa.Table]]
 
 
 def run(
@@ -30,10 +33,10 @@ def run(
         ("filter", options.min_area, lambda t: filter_stage.process(t, options.min_area)),
         ("harmonize", [{k: v.model_dump(mode="json") for k, v in mapping.items()}, options.accept_proposed],
          lambda t: harmonize.process(t, mapping, options.accept_proposed)),
-        ("bbox", None, lambda t: (bbox.process(t), t.iloc[:0][["case"]])),
+        ("bbox", None, lambda t: (bbox.process(t), REJECTED.empty_table())),
     ]
-    key = store.digest([sorted(r.key for r in results), VERSION])
-    read: Callable[[], pd.DataFrame] = partial(_sliced, results)
+    key = store.digest([sorted([r.key, r.batch.name] for r in results), VERSION])
+    read: Callable[[], pa.Table] = partial(_sliced, results)
     books: dict[str, dict[str, int]] = {}
     for name, settings, process in steps:
         key = store.digest([key, name, settings])
@@ -43,34 +46,45 @@ def run(
             report = {"key": key, **_step(folder, read(), process)}
             store.write_json(folder / "report.json", report)
         books[name] = {k: report[k] for k in ("in", "out", "quarantined")}
-        read = partial(pd.read_parquet, folder / "regions.parquet")
+        read = partial(regions_of, name, work, options)
         if name == last:
             break
     return books
 
 
-def _step(folder: Any, before: pd.DataFrame, process: Process) -> dict[str, int]:
+def regions_of(stage: str, work: Work, options: Options) -> pa.Table:
+    """The regions that a stage let through, each column in one piece."""
+    return pq.read_table(options.stage(stage, work.slug) / "regions.parquet").unify_dictionaries().combine_chunks()
+
+
+def _step(folder: Any, before: pa.Table, process: Process) -> dict[str, int]:
     kept, rejected = process(before)
     (folder / "report.json").unlink(missing_ok=True)  # the tables are no longer what it tells of
-    store.write_table(folder / "regions.parquet", pa.Table.from_pandas(kept, preserve_index=False))
-    store.write_table(folder / "rejected.parquet", pa.Table.from_pandas(rejected, preserve_index=False))
+    store.write_table(folder / "regions.parquet", kept)
+    store.write_table(folder / "rejected.parquet", rejected)
     return {"in": len(before), "out": len(kept), "quarantined": len(rejected)}
 
 
-def _sliced(results: list[Result]) -> pd.DataFrame:
-    """The regions of these results, without their run lengths."""
-    tables = [REGIONS.empty_table().select(SMALL)]
-    for _, members in by_batch(results).items():
-        table = members[0].table("regions", SMALL)
-        wanted = pa.array([i["case"] for r in members for i in r.images], pa.string())
-        tables.append(table.filter(pc.is_in(table["case"], wanted)))
-    frame: pd.DataFrame = pa.concat_tables(tables).to_pandas()
-    return frame
+def _sliced(results: list[Result]) -> pa.Table:
+    """The regions of these results, in the columns of MEASURED."""
+    tables = [MEASURED.empty_table()]
+    for number, (batch, members) in enumerate(by_batch(results).items()):
+        table = open_part(batch, "regions").read(SMALL, use_threads=False)
+        places = np.full(len(table), number, np.int32), np.arange(len(table), dtype=np.int32)
+        table = pa.table([*table.columns, *map(pa.array, places)], schema=MEASURED)
+        tables.append(_of_cases(table, {image["case"] for result in members for image in result.images}))
+    return pa.concat_tables(tables).unify_dictionaries().combine_chunks()
 
 
-def by_batch(results: list[Result]) -> dict[Any, list[Result]]:
+def _of_cases(table: pa.Table, names: set[str]) -> pa.Table:
+    """The rows of these cases; mostly that is the whole batch."""
+    strange = [n for chunk in table["case"].chunks for n in chunk.dictionary.to_pylist() if n not in names]
+    return table.filter(pc.invert(pc.is_in(table["case"].cast(pa.string()), pa.array(strange)))) if strange else table
+
+
+def by_batch(results: list[Result]) -> dict[Path, list[Result]]:
     """The results by the batch that holds them, in order."""
-    groups: dict[Any, list[Result]] = {}
+    groups: dict[Path, list[Result]] = {}
     for result in results:
         groups.setdefault(result.batch, []).append(result)
     return groups

@@ -48,8 +48,8 @@ def test_expected_regions_are_inside_and_large_enough(demo: Path) -> None:
     for x, y, width, height in expected["bbox"]:
         assert x >= 0
         assert y >= 0
-        assert 0 < x + width <= 160
-        assert 0 < y + height <= 160
+        assert 0 < x + width <= 484
+        assert 0 < y + height <= 300
     assert (expected["area"] <= [b[2] * b[3] for b in expected["bbox"]]).all()
     assert (expected["area"] >= 0.015 * 32 * 32).all()
 

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from etl import inventory
 from etl.errors import UsageError
 from etl.manifest import Manifest, load_manifests
+from stages import cut
 from stages import slice as slicing
 
 PROGRAM = str(Path(sys.executable).with_name("medglip-etl"))
@@ -77,7 +78,7 @@ def sliced(folder: Path, found: Manifest) -> tuple[list[object], list[object]]:
     params = slicing.SliceParams(min_side=4)
     units = tuple(slicing.units(cases, found, folder / "raw" / found.slug, params))
     batch = slicing.Batch(units, found, folder / "raw" / found.slug, folder / "out" / found.slug, params, 0.0)
-    slicing._run((batch, {}))
+    cut.run(batch, {})
     tables = [next(batch.folder.glob(f"*.{kind}.parquet")) for kind in ("images", "regions")]
     images, regions = (pq.read_table(table).to_pylist() for table in tables)
     return images, regions

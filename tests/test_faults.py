@@ -70,7 +70,7 @@ def test_each_fault_has_its_reason(tmp_path: Path) -> None:
     settings(tmp_path, "skin", "dermoscopy", "png", "binary")
     ct, skin = tmp_path / "raw" / "ct", tmp_path / "raw" / "skin"
     for name in ("good", "truncated", "other_shape", "empty", "undefined", "zero_bytes", "not_gzip"):
-        volume(ct, name)
+        volume(ct, name, seed=len(name))
     cut = ct / "images" / "truncated.nii.gz"
     cut.write_bytes(cut.read_bytes()[:-2000])
     (ct / "images" / "zero_bytes.nii.gz").write_bytes(b"")
@@ -188,3 +188,13 @@ def test_a_source_whose_files_collide_stops_no_other(tmp_path: Path) -> None:
     assert "two images have the case name 'same': images/a.nii.gz and images/b.nii.gz" in done.stderr
     images = pd.read_parquet(tmp_path / "out" / "dataset" / "shards", columns=["source"])
     assert set(images["source"]) == {"one"}
+
+
+def test_a_source_without_an_image_stops_no_other(tmp_path: Path) -> None:
+    for slug in ("one", "two"):
+        settings(tmp_path, slug, "ct", "nii.gz", "label_map")
+        volume(tmp_path / "raw" / slug, "a")
+    (tmp_path / "raw" / "two" / "images" / "a.nii.gz").write_bytes(b"")
+    subprocess.run(arguments(tmp_path, tmp_path / "out"), check=True, capture_output=True)
+    rows = pd.read_parquet(tmp_path / "out" / "quarantine" / "two.parquet")
+    assert rows[["case", "reason"]].to_numpy().tolist() == [["a", "unreadable"]]

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from etl.inventory import Case, MaskFile
 from etl.manifest import Manifest, Rule
-from etl.results import committed
+from etl.results import committed, open_part
 from stages import slice as slicing
 
 SHAPE = (36, 41, 33)
@@ -78,7 +78,8 @@ def sliced(image_way: Way, mask_way: Way, image_format: str, mask_format: str) -
         result = committed(root / "out", 0.0)[units[0].key]
         assert result.rejected == []
         assert np.allclose(result.images[0]["affine"], AFFINE, atol=1e-4)
-        return [*result.table("regions").to_pylist(), *result.table("images").to_pylist()]
+        parts = (open_part(result.batch, kind).read() for kind in ("regions", "images"))
+        return [row for part in parts for row in part.to_pylist()]
 
 
 @pytest.fixture(scope="module")

@@ -5,9 +5,11 @@ name keeps a value of its own without a name, so that it is reported and not los
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from etl.errors import ItemError
 from etl.kinds import arrays, dicom, listings, objects, pictures, stack, values
 from etl.kinds.layers import Annotation, Grid, Layer, Lost, Mask, Object, Objects, Reader, unite
 from etl.kinds.listings import LISTINGS, listing
@@ -25,7 +27,7 @@ __all__ = [
 KINDS: dict[str, Reader] = {
     "label_map": values.label_map,
     "binary": values.binary,
-    "file_per_label": values.file_per_label,
+    "file_per_label": dicom.file_per_label,
     "bitfield": values.bitfield,
     "color_map": pictures.color_map,
     "outline": pictures.outline,
@@ -36,6 +38,7 @@ KINDS: dict[str, Reader] = {
     "coco": listings.coco,
     "csv_boxes": listings.csv_boxes,
     "rle_csv": listings.rle_csv,
+    "json_polygons": listings.json_polygons,
     "voc": objects.voc,
     "yolo": objects.yolo,
     "labelme": objects.labelme,
@@ -58,5 +61,16 @@ def read_layers(
     found: list[Annotation] = []
     for rule, masks in rules:
         own = labels if rule.labels is None else {str(key): name for key, name in rule.labels.items()}
-        found += KINDS[rule.kind](rule, masks, own, grid)
+        found += [_on_grid(item, rule, grid) for item in KINDS[rule.kind](rule, masks, own, grid)]
     return found
+
+
+def _on_grid(item: Annotation, rule: "Rule", grid: Grid) -> Annotation:
+    """A layer as the rule's `mask_grid` wants it: with the affine of the image, or free to have a grid of its own."""
+    if not isinstance(item, Layer) or rule.mask_grid is None or item.affine is None:
+        return item
+    if rule.mask_grid == "nearest":
+        return replace(item, loose=True)
+    if item.array.shape[:3] != grid.shape[:3]:
+        raise ItemError("shape_mismatch", f"{grid.path}: image {grid.shape}, mask {item.array.shape} (file order)")
+    return replace(item, affine=grid.affine)

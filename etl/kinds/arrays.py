@@ -11,7 +11,7 @@ from etl import arrays, formats
 from etl.errors import ItemError
 from etl.kinds.layers import Grid, Layer, Mask, unite
 from etl.kinds.stack import stacked
-from etl.kinds.values import integral, name_values
+from etl.kinds.values import integral, meant, name_values
 from etl.raster import Array, Raster
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def array_values(rule: "Rule", masks: Sequence[Mask], labels: dict[str, str], gr
             array, shape = _in_order(_squeezed(array, shape), rule.order, grid), grid.shape
         channels = _channels(array, shape)
         if channels is None:
-            layers += name_values(integral(_squeezed(array, shape), mask.path.name), labels, affine)
+            layers += name_values(meant(rule, integral(_squeezed(array, shape), mask.path.name)), labels, affine)
         else:
             layers += unite(_channel_groups(channels, labels, affine))
     return layers

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from etl import dicom_planes, dicom_seg, rtstruct
+from etl import dicom_planes, dicom_seg, formats, rtstruct
 from etl.errors import ItemError
 from etl.isolate import alive
 from etl.kinds.layers import Annotation, Grid, Layer, Lost, Mask, unite
-from etl.kinds.values import integral, name_values
+from etl.kinds.values import file_per_label as label_files
+from etl.kinds.values import integral, meant, name_values
+from etl.privacy import message
 from etl.raster import Array, Raster
 
 if TYPE_CHECKING:
@@ -90,7 +92,7 @@ def _unplaced(text: str, roi: rtstruct.Roi, filled: rtstruct.Filled) -> Iterator
 def label_series(rule: "Rule", masks: Sequence[Mask], labels: dict[str, str], grid: Grid) -> list[Annotation]:
     """An integer label map in DICOM images, one file a slice or one of many frames."""
     shape, affine = _volume(grid)
-    frames = [item for mask in masks for item in _label_frames(mask)]
+    frames = [(place, meant(rule, frame)) for mask in masks for place, frame in _label_frames(mask)]
     array = np.zeros(shape, np.result_type(*(frame for _, frame in frames)))
     outside: Counter[int] = Counter()
     for place, frame in frames:
@@ -104,13 +106,39 @@ def label_series(rule: "Rule", masks: Sequence[Mask], labels: dict[str, str], gr
     return [*name_values(array, labels, affine), *lost]
 
 
+def file_per_label(rule: "Rule", masks: Sequence[Mask], labels: dict[str, str], grid: Grid) -> list[Annotation]:
+    """Masks of one label each; those in DICOM, one file a slice, are placed in the image, others read as they are."""
+    if formats.sniff(masks[0].path) != "dicom":
+        return list(label_files(rule, masks, labels, grid))
+    shape, affine = _volume(grid)
+    lost: list[Annotation] = []
+    found: dict[tuple[str, str | None], list[Mask]] = {}
+    for mask in masks:
+        name = labels.get(mask.label or "")
+        found.setdefault((name or mask.label or "", name), []).append(mask)
+
+    def groups() -> Iterator[Group]:
+        for (text, name), members in found.items():
+            volume, outside = np.zeros(shape, bool), 0
+            for place, frame in (item for mask in members for item in _label_frames(mask)):
+                inside = frame > (rule.threshold or 0)
+                if inside.any():
+                    at = dicom_planes.place(place, (frame.shape[0], frame.shape[1]), affine)
+                    outside += dicom_planes.put(volume, inside, at).size
+            lost.extend(_losses(text, volume, f"{outside} pixels" if outside else ""))
+            if volume.any():
+                yield text, name, [Raster(volume, affine)]
+
+    return _placed(unite(groups()), lost)
+
+
 def _label_frames(mask: Mask) -> Iterator[tuple[NDArray[np.float64], Array]]:
     dataset = dicom_planes.load(mask.path)
     affines = dicom_planes.frame_affines(dataset, mask.path.name)
     try:
         pixels = np.asarray(dataset.pixel_array)
     except Exception as error:  # codecs raise anything
-        raise ItemError("unreadable", f"{mask.path.name}: {error}") from error
+        raise ItemError("unreadable", f"{mask.path.name}: {message(error)}") from error
     slope, intercept = float(dataset.get("RescaleSlope", 1)), float(dataset.get("RescaleIntercept", 0))
     values = integral(pixels if (slope, intercept) == (1, 0) else pixels * slope + intercept, mask.path.name)
     frames = values[None] if values.ndim == 2 else values

@@ -49,12 +49,15 @@ class Layer:
 
     ``names`` maps values to raw labels. Values of one raw label are instances: each is a region of its
     own. A nonzero value without a name is undefined; ``undefined`` holds its text where it has one.
+    A layer that is ``loose`` may have a grid of its own; ``resampled`` says that it had and was brought to the image's.
     """
 
     array: Array
     names: dict[int, str]
     affine: NDArray[np.float64] | None = None
     undefined: dict[int, str] = field(default_factory=dict)
+    loose: bool = False
+    resampled: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Kinds whose one file lists many images: COCO JSON, CSV of boxes, CSV of run lengths.
+"""Kinds whose one file lists many images: COCO JSON, CSV of boxes, CSV of run lengths, JSON of polygons.
 
 A file is parsed once per process, however many images it serves. An image that it lists without an object was
 looked at and shows nothing; an image that it does not list has no annotation.
@@ -20,6 +20,7 @@ from etl import shapes
 from etl.errors import ItemError
 from etl.kinds.layers import Annotation, Grid, Mask
 from etl.kinds.objects import Drawn, flat_size, placed, read_text, require_size
+from etl.privacy import message
 from etl.raster import unreadable
 from etl.regions import Found
 from etl.shapes import Size
@@ -43,6 +44,8 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "rle": ("rle", "encodedpixels", "encoded_pixels", "segmentation", "mask"),
 }
 """What each column may be called, in any case, where the rule's `columns` says nothing; the first one found counts."""
+POLYGON_KEYS = {"image": "file_name", "label": "labels", "polygons": "polygons"}
+"""The keys of a JSON list of polygons, where the rule's `columns` says nothing."""
 CORNERS, EXTENT = ("xmin", "ymin", "xmax", "ymax"), ("x", "y", "width", "height")
 NOTHING = frozenset({"", "-1", "nan", "none", "null", "na", "[]"})
 """An empty cell of run lengths or boxes: the image was looked at, nothing is there."""
@@ -104,6 +107,11 @@ def rle_csv(rule: "Rule", masks: Sequence[Mask], labels: dict[str, str], grid: G
     return _objects(rule, masks, labels, grid)
 
 
+def json_polygons(rule: "Rule", masks: Sequence[Mask], labels: dict[str, str], grid: Grid) -> list[Annotation]:
+    """A JSON list of images, each with a list of classes and, in the same order, a list of polygons."""
+    return _objects(rule, masks, labels, grid)
+
+
 def listing(rule: "Rule", path: Path) -> Listing:
     """The parsed file; ItemError when it is no file of the rule's kind."""
     stat = path.stat()
@@ -161,7 +169,7 @@ def _read_coco(path: Path, columns: Mapping[str, str]) -> Listing:
                 what = (node.get("segmentation"), node.get("bbox"))
                 entries[image].objects.append((classes.get(number, f"category {number}"), what))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise unreadable(path, f"no COCO JSON of instances: {type(error).__name__} {error}") from error
+        raise unreadable(path, f"no COCO JSON of instances: {type(error).__name__} {message(error)}") from error
     return Listing(entries, _coco_shape)
 
 
@@ -174,7 +182,7 @@ def _coco_shape(what: Any, size: Size) -> Found:
             return shapes.polygons(segmentation, size)
         x, y, width, height = (float(v) for v in box)
     except (TypeError, ValueError) as error:
-        raise ItemError("unreadable", f"neither a segmentation nor a box of four numbers ({error})") from error
+        raise ItemError("unreadable", f"neither a segmentation nor a box of four numbers ({message(error)})") from error
     return shapes.box(x, y, x + width, y + height, size)
 
 
@@ -232,6 +240,27 @@ def _run_shape(what: str, size: Size, *, rows_first: bool) -> Found:
         raise ItemError("unreadable", f"run lengths of {len(numbers)} numbers; they come in pairs")
     starts = [start - 1 for start in numbers[0::2]]
     return shapes.row_runs(starts, numbers[1::2], size) if rows_first else shapes.runs(starts, numbers[1::2], size)
+
+
+def _read_polygons(path: Path, columns: Mapping[str, str]) -> Listing:
+    image, label, polygons = (columns.get(role, usual) for role, usual in POLYGON_KEYS.items())
+    entries: dict[str, Entry] = {}
+    try:
+        for node in orjson.loads(read_text(path)):
+            objects = zip(map(str, node[label]), node[polygons], strict=True)
+            entries.setdefault(_clean(node[image]), Entry()).objects.extend(objects)
+    except (ValueError, KeyError, TypeError) as error:
+        wanted = f"a JSON list of objects with the keys {image}, {label} and {polygons}, the last two equally long"
+        raise unreadable(path, f"not {wanted}: {type(error).__name__} {error}") from error
+    return Listing(entries, _polygon_shape)
+
+
+def _polygon_shape(what: Any, size: Size) -> Found:
+    try:
+        ring = [float(v) for x, y in what for v in (x, y)]
+    except (TypeError, ValueError) as error:
+        raise ItemError("unreadable", f"a polygon that is no list of [x, y] points ({error})") from error
+    return shapes.polygons([ring], size)
 
 
 def _entries(
@@ -293,4 +322,5 @@ LISTINGS: dict[str, Callable[[Path, Mapping[str, str]], Listing]] = {
     "coco": _read_coco,
     "csv_boxes": _read_boxes,
     "rle_csv": _read_runs,
+    "json_polygons": _read_polygons,
 }

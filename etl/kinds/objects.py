@@ -16,6 +16,7 @@ from etl import shapes
 from etl.errors import ItemError
 from etl.isolate import alive
 from etl.kinds.layers import Annotation, Grid, Lost, Mask, Object, Objects
+from etl.privacy import message
 from etl.raster import unreadable
 from etl.regions import Found
 from etl.shapes import Size
@@ -121,7 +122,7 @@ def _xml(path: Path) -> ElementTree.Element:
     try:
         return ElementTree.fromstring(data)
     except ElementTree.ParseError as error:
-        raise unreadable(path, f"no XML: {error}") from error
+        raise unreadable(path, f"no XML: {message(error)}") from error
 
 
 def _number(node: ElementTree.Element, name: str, default: float) -> float:
@@ -148,7 +149,7 @@ def labelme(rule: "Rule", masks: Sequence[Mask], labels: dict[str, str], grid: G
             document = orjson.loads(read_text(mask.path))
             nodes = [dict(node) for node in document["shapes"]]
         except (ValueError, KeyError, TypeError) as error:
-            raise unreadable(mask.path, f"no LabelMe JSON: {error}") from error
+            raise unreadable(mask.path, f"no LabelMe JSON: {message(error)}") from error
         require_size(document.get("imageHeight"), document.get("imageWidth"), grid)
         drawn += [(label, _labelme_shape(group, size)) for label, group in _groups(nodes)]
     return placed(drawn, labels, size)
@@ -168,7 +169,7 @@ def _labelme_shape(group: list[dict[str, Any]], size: Size) -> Callable[[], Foun
         try:
             parts = [_labelme_part(node, size) for node in group]
         except (TypeError, ValueError, KeyError, IndexError) as error:
-            raise ItemError("unreadable", f"a LabelMe shape without valid points ({error})") from error
+            raise ItemError("unreadable", f"a LabelMe shape without valid points ({message(error)})") from error
         return parts[0] if len(parts) == 1 else shapes.united(parts, size)
 
     return measure

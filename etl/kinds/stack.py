@@ -10,7 +10,7 @@ import numpy as np
 from etl import formats
 from etl.errors import ItemError
 from etl.kinds.layers import Grid, Layer, Mask
-from etl.kinds.values import integral, name_values
+from etl.kinds.values import integral, meant, name_values
 from etl.raster import Array, Raster
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def image_stack(rule: "Rule", masks: Sequence[Mask], labels: dict[str, str], gri
     if len(paths) != grid.shape[2]:
         raise ItemError("shape_mismatch", f"{len(paths)} masks for {grid.shape[2]} slices")
     planes = [_plane(path, grid) for path in paths]
-    return name_values(stacked(planes, rule.order, grid), labels, grid.affine)
+    return name_values(meant(rule, stacked(planes, rule.order, grid)), labels, grid.affine)
 
 
 def stacked(planes: Sequence[Array], order: str, grid: Grid) -> Array:

@@ -32,7 +32,7 @@ def label_map(rule: "Rule", masks: Sequence[Mask], labels: dict[str, str], grid:
             layers += segments
             continue
         raster = Raster(formats.read_indexed(mask.path)) if found == "picture" else formats.read(mask.path)
-        layers += name_values(integral(raster.array, mask.path.name), labels, raster.affine)
+        layers += name_values(meant(rule, integral(raster.array, mask.path.name)), labels, raster.affine)
     return layers
 
 
@@ -74,6 +74,11 @@ def integral(array: Array, name: str = "mask") -> Array:
         worst = float(array.flat[int(distance.argmax())])
         raise ItemError("unreadable", f"{name}: label value {worst:g} is not an integer")
     return rounded.astype(_signed(int(np.abs(rounded).max(initial=0))))
+
+
+def meant(rule: "Rule", array: Array) -> Array:
+    """The label values of a rule's mask with those as background that its `ignore` names."""
+    return np.where(np.isin(array, rule.ignore), array.dtype.type(0), array) if rule.ignore else array
 
 
 def _signed(largest: int) -> type[np.signedinteger]:

@@ -20,7 +20,7 @@ import workloads
 
 HERE = Path(__file__).parent
 PROGRAM = str(Path(sys.executable).with_name("medglip-etl"))
-LIBRARIES = ("numpy", "numba", "isal", "deflate", "pyarrow", "nibabel", "scikit-image", "pillow", "dask")
+LIBRARIES = ("numpy", "numba", "deflate", "pyarrow", "nibabel", "scikit-image", "pillow", "dask")
 
 
 class Process:
@@ -95,7 +95,7 @@ def warm(folder: Path, rounds: int) -> list[str]:
     from etl import nifti, png
     from etl.inventory import Case, MaskFile
     from etl.manifest import load_manifest
-    from etl.results import committed
+    from etl.results import committed, open_part
     from stages import slice as slicing
 
     root, out, name = folder / "raw" / "volumes", folder / "warm", "case000.nii.gz"
@@ -107,7 +107,8 @@ def warm(folder: Path, rounds: int) -> list[str]:
     (out / "plain").mkdir(parents=True, exist_ok=True)
 
     slicing.run(batch)
-    blobs = committed(out / "ours", 0.015)[units[0].key].table("images")["png"].to_pylist()
+    batch_file = committed(out / "ours", 0.015)[units[0].key].batch
+    blobs = open_part(batch_file, "images").read()["png"].to_pylist()
     pictures = [workloads.decoded(blob) for blob in blobs]
 
     def floor() -> None:
