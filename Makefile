@@ -34,7 +34,7 @@ bench-scale: $(VENV)/.dev
 	$(BIN)/python tests/bench/scale.py make "$(OUT)/scale"
 	$(BIN)/python tests/bench/scale.py run "$(OUT)/scale"
 lint: $(VENV)/.dev
-	$(BIN)/ruff check etl stages tests
+	$(BIN)/ruff check etl stages glip tests
 	$(BIN)/mypy
 	$(BIN)/medglip-etl labels lint
 bench: $(VENV)/.dev

@@ -55,6 +55,7 @@ COLUMNS: list[tuple[str, pa.DataType]] = [
     ("license", pa.string()),
     ("redistribution", pa.string()),
     ("annotated_label_ids", pa.list_(pa.int16())),
+    ("absent_label_ids", pa.list_(pa.int16())),
     ("sex", pa.string()),
     ("age", pa.string()),
     ("diagnosis", pa.string()),
@@ -89,6 +90,7 @@ def rows(page: Page, labels: LabelTable) -> pa.Table:
     path = page.images["file_name"].combine_chunks()
     image = pa.StructArray.from_arrays([page.images["png"].combine_chunks(), path], fields=list(IMAGE))
     table = page.images.append_column("image", image).append_column("regions", regions)
+    table = table.append_column("absent_label_ids", page.images["neg_label_ids"])
     return table.select([name for name, _ in COLUMNS])
 
 

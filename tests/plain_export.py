@@ -195,7 +195,7 @@ def shard_rows(records: list[ImageRecord], ontology: Ontology) -> list[dict[str,
         spacing = None if record.spacing is None else [float32(v) for v in record.spacing]
         rows.append(facts | {
             "image_id": image_id, "file_name": name, "image": {"bytes": record.png, "path": name},
-            "caption": captioned(record, ontology)[0], "spacing": spacing,
+            "caption": captioned(record, ontology)[0], "spacing": spacing, "absent_label_ids": record.neg_label_ids,
             "regions": [shard_region(record, region_id, region, ontology) for region_id, region in regions],
         })  # fmt: skip
     return rows
