@@ -82,7 +82,10 @@ def meant(rule: "Rule", array: Array) -> Array:
 
 
 def _signed(largest: int) -> type[np.signedinteger]:
-    return next(kind for kind in (np.int16, np.int32, np.int64) if largest <= np.iinfo(kind).max)
+    fitting = next((kind for kind in (np.int16, np.int32, np.int64) if largest <= np.iinfo(kind).max), None)
+    if fitting is None:
+        raise ItemError("unreadable", f"label value {largest:.3g} is too large for one")
+    return fitting
 
 
 def name_values(array: Array, labels: dict[str, str], affine: NDArray[np.float64] | None = None) -> list[Layer]:
