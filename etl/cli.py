@@ -19,6 +19,7 @@ app.add_typer(cli_labels.labels_app, name="labels")
 for command in (cli_check.leakcheck, cli_check.diff, cli_check.report, cli_evaluate.evaluate):
     app.command()(command)
 
+BOOK = ("in", "out", "quarantined", "background")
 PROFILES = {"paper": 0.015, "small": 0.001, "all": 0.0}
 
 
@@ -194,6 +195,8 @@ def stats(out: Path, as_json: AsJson = False) -> None:
 
     Example: medglip-etl stats out
     """
+    from stages.pipeline import STAGES
+
     path = out / "dataset" / "stats.json"
     if not path.exists():
         raise Failure(f"{path} is not there; run `medglip-etl build` first")
@@ -204,10 +207,10 @@ def stats(out: Path, as_json: AsJson = False) -> None:
     print(f"{numbers['images']} images, {numbers['regions']} regions")
     for what in ("modality", "source", "split"):
         for name, n in numbers["by"][what].items():
-            print(f"{what:10} {name:40} {n}")
+            print(f"{what:10} {name:40} {n['images']:9} images {n['regions']:9} regions")
     for level, books in numbers["books"].items():
-        for stage, book in books.items():
-            print(f"{level:10} {stage:12} {book}")
+        for stage, book in sorted(books.items(), key=lambda item: STAGES.index(item[0])):
+            print(f"{level:10} {stage:12} " + ", ".join(f"{book[k]} {k}" for k in BOOK if k in book))
 
 
 @app.command()

@@ -56,6 +56,8 @@ def flags(
     regions = plain(regions_of("validate", work, options))
     label_of = {raw: m.label for raw, m in names.mapping.items() if m.status == "approved"}
     regions["label"] = regions["raw_label"].map(label_of)
+    several = work.manifest.components
+    regions["several"] = True if several == "all" else regions["raw_label"].isin(several)
     labelled = regions[regions["label"].notna()]
     for case, (name, evidence) in checks.of_regions(labelled, names.ontology, modality, options.slicing.stride):
         found.cases[case].setdefault(name, evidence)
