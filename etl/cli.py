@@ -10,6 +10,7 @@ import typer
 from etl import cli_check, cli_evaluate, cli_fetch, cli_labels, cli_sources, cli_train
 from etl.cli_common import BUNDLED, AsJson, Manifests, Maps, Out, Raw, Source, manifests_of, named, told
 from etl.errors import Failure, UsageError
+from stages import STAGES
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 cli_sources.app.command("fetch")(cli_fetch.sources_fetch)
@@ -105,8 +106,8 @@ def stage(
     """
     from stages import pipeline
 
-    if name not in pipeline.STAGES:
-        raise UsageError(f"no stage '{name}'; the stages are {' '.join(pipeline.STAGES)}")
+    if name not in STAGES:
+        raise UsageError(f"no stage '{name}'; the stages are {' '.join(STAGES)}")
     if name == "fetch":
         return _fetch(raw, source, manifests)
     options, known, chosen = _settled(locals())
@@ -195,8 +196,6 @@ def stats(out: Path, as_json: AsJson = False) -> None:
 
     Example: medglip-etl stats out
     """
-    from stages.pipeline import STAGES
-
     path = out / "dataset" / "stats.json"
     if not path.exists():
         raise Failure(f"{path} is not there; run `medglip-etl build` first")

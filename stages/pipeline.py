@@ -14,12 +14,11 @@ from etl.manifest import Manifest
 from etl.progress import Progress
 from etl.records import Page
 from etl.yamlfile import suggestion
-from stages import books, duplicates, export, flags, plan, sizes, slice, tables
+from stages import STAGES, books, duplicates, export, flags, plan, sizes, slice, tables
 from stages.plan import Options, Work
 from stages.records import Naming, pages
 from stages.select import SLICE, Selection, select, slices_of
 
-STAGES = ("fetch", "decode", "slice", "validate", "filter", "harmonize", "bbox", "export")
 PNG_LIMIT = 100_000
 NOT_FETCHED = (
     "fetch has not run: nothing of these sources below {raw}; `medglip-etl stage fetch --source S --raw {raw}` first"
