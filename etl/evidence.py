@@ -53,27 +53,26 @@ def _values(array: Array, modality: str, colour: bool) -> dict[str, Any]:
     values above the least that equal their neighbour, `extremes`: share within 4 % of the least or the greatest,
     `finite`; of CT also the shares of `air` (under -800) and `tissue` (-200 to 200).
     """
-    grey = hashes.grey(array) if colour else np.atleast_2d(np.squeeze(array))
+    grey: Array = hashes.grey(array) if colour else np.atleast_2d(np.squeeze(array))
     if grey.ndim == 3 and colour:
         grey = grey.max(axis=2)
     step = max(1, round((grey.size / SAMPLE) ** (1 / grey.ndim)))
     pairs = grey[tuple(slice(None, None, step) for _ in grey.shape[:-1])]
-    few, beside = pairs[..., :-1:step].astype(np.float64).ravel(), pairs[..., 1::step].astype(np.float64).ravel()
-    beside = beside[: few.size]
+    few, beside = pairs[..., :-1:step].ravel(), pairs[..., 1::step].ravel()
     finite = np.isfinite(few)
-    known = few[finite]
+    known = few if finite.all() else few[finite]
     if known.size == 0:
         return {"distinct": 0, "bits": 8 * array.dtype.itemsize, "flat": 0.0, "extremes": 0.0, "finite": 0.0}
     low, high = float(known.min()), float(known.max())
     above = finite & (few > low)
-    margin = 0.04 * (high - low)
+    margin = np.float64(0.04 * (high - low))
     facts = {
         "distinct": min(MANY, np.unique(known).size),
         "low": low,
         "high": high,
         "bits": 8 * array.dtype.itemsize,
         "flat": _share(few[above] == beside[above]),
-        "extremes": _share((known <= low + margin) | (known >= high - margin)),
+        "extremes": _share(np.logical_or(known <= low + margin, known >= high - margin)),
         "finite": _share(finite),
     }
     if modality == "ct" and array.dtype.itemsize > 1:
@@ -148,8 +147,8 @@ def _central(axis: str, loaded: Loaded) -> list[int]:
     if loaded.volume is None:
         return [n for n in range(len(loaded.frames)) if any(x.array[..., n].any() for x in loaded.layers)][:PLANES]
     along = {"sagittal": 0, "coronal": 1, "axial": 2}[axis]
-    others = tuple(n for n in range(3) if n != along)
-    amount = sum(np.count_nonzero(layer.array, axis=others) for layer in loaded.layers)
+    amount = sum(np.array([np.count_nonzero(plane) for plane in np.moveaxis(layer.array, along, 0)])
+                 for layer in loaded.layers)  # fmt: skip
     if not np.any(amount):
         return []
     total = np.cumsum(amount)

@@ -17,7 +17,7 @@ GRID = 32  # an image is looked at as GRID x GRID area means
 BITS = 64
 SKETCH = 24  # local fingerprints kept of an image
 SELECT = np.uint32(26)  # bits of 32 that are no matter: one neighbourhood in 64 is looked at
-SLAB = 1 << 22  # voxels worked on together
+SLAB = 1 << 19  # voxels worked on together
 MOST = 1 << 23  # voxels looked at; of a larger volume the middle
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 MIX = np.uint64(0xBF58476D1CE4E5B9)
@@ -91,17 +91,19 @@ def sketch(array: Array, colour: bool = False) -> Codes:
     neighbourhoods share about that part of their sketches (bottom-k MinHash), so a turned copy has all numbers
     in common, a cropped one a share, another scan none. Neighbourhoods of one value say nothing and do not count.
     """
+    array = grey(array) if colour else array
+    colour = colour and array.ndim == 3
     if not colour:
         array = _middle(array if array.strides[0] >= array.strides[-1] else array.T)
-    codes = _codes(array, colour)
-    reach = 1 if codes.ndim == 3 else 2
-    if min(codes.shape) <= 2 * reach:
+    sides = array.shape[:2] if colour else array.shape
+    reach = 1 if len(sides) == 3 else 2
+    if min(sides) <= 2 * reach:
         return np.empty(0, np.uint64)
-    step = max(1, SLAB // max(1, codes[0].size))
+    step = max(1, SLAB // max(1, array[0].size))
     found = np.empty(0, np.uint64)
-    for start in range(reach, codes.shape[0] - reach, step):
-        slab = codes[start - reach : min(start + step, codes.shape[0] - reach) + reach]
-        found = np.unique(np.concatenate((found, _fingerprints(slab, reach))))[:SKETCH]
+    for start in range(reach, sides[0] - reach, step):
+        codes = _codes(array[start - reach : min(start + step, sides[0] - reach) + reach], colour)
+        found = np.unique(np.concatenate((found, _fingerprints(codes, reach))))[:SKETCH]
     return found
 
 
@@ -116,8 +118,6 @@ def _codes(array: Array, colour: bool) -> NDArray[np.uint32]:
     """One number a voxel: the bits of its value as float32, so that integers and floats of one value agree."""
     if colour:
         r, g, b = (array[..., n].astype(np.uint32) for n in range(3))
-        if np.array_equal(r, g) and np.array_equal(r, b):
-            return _codes(array[..., 0], False)
         return np.asarray(r | g << np.uint32(8) | b << np.uint32(16))
     values = np.ascontiguousarray(array, dtype=np.float32)
     return (values + np.float32(0)).view(np.uint32)  # + 0: there is one zero
