@@ -55,14 +55,11 @@ def perceptual(image: NDArray[np.uint8]) -> tuple[int, int]:
     shown = grey(image)
     sums = kernels.block_sums(shown if shown.ndim == 2 else shown.sum(axis=2, dtype=np.uint16), GRID)
     cosines = _cosines()
-    spectrum = (cosines @ sums.astype(np.float64) @ cosines.T).ravel()[_order()]
-    return _signs(spectrum[:BITS]), _signs(spectrum[BITS : 2 * BITS])
-
-
-def _signs(values: NDArray[np.float64]) -> int:
-    ordered = np.sort(values)
-    bits = values > (ordered[BITS // 2 - 1] + ordered[BITS // 2]) / 2
-    return int.from_bytes(np.packbits(bits).tobytes(), "big")
+    spectrum = (cosines @ sums.astype(np.float64) @ cosines.T).ravel()[_order()].reshape(2, BITS)
+    ordered = np.sort(spectrum)
+    bits = spectrum > (ordered[:, BITS // 2 - 1, None] + ordered[:, BITS // 2, None]) / 2
+    coarse, fine = np.packbits(bits, axis=1).view(">u8").ravel().tolist()
+    return coarse, fine
 
 
 @lru_cache(maxsize=1)

@@ -17,6 +17,7 @@ if os.environ.get("MEDGLIP_KERNELS") == "numpy" or importlib.util.find_spec("num
         histogram,
         looked_up,
         looked_up_across,
+        measured,
         repeats,
         rle,
         scaled,
@@ -31,6 +32,7 @@ else:
         histogram,
         looked_up,
         looked_up_across,
+        measured,
         repeats,
         rle,
         scaled,
@@ -38,5 +40,5 @@ else:
 
 __all__ = [
     "block_sums", "connected", "digest", "extents", "fingerprints", "histogram", "looked_up",
-    "looked_up_across", "repeats", "rle", "scaled",
+    "looked_up_across", "measured", "repeats", "rle", "scaled",
 ]  # fmt: skip

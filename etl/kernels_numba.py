@@ -7,6 +7,7 @@ arithmetic; sagittal planes in blocks, so that a cache line is read once for 32 
 
 # mypy: disable-error-code="untyped-decorator"
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -184,6 +185,39 @@ def connected(part: Voxels, value: int) -> bool:
 
 
 @njit(cache=True, nogil=True)
+def _measured(plane, numbers, boxes, split, least, whole, ends):  # type: ignore[no-untyped-def]
+    """Returns the letters of all RLE one after another; those of value n end at `ends[n]`."""
+    letters, size = np.empty(4096, np.uint8), 0
+    for n in range(numbers.shape[0]):
+        area, x, y, width, height = boxes[n]
+        part = plane[y : y + height, x : x + width]
+        whole[n] = True
+        if split[n] and area < width * height:
+            starts, run_ends, parents = np.empty((3, height * (width // 2 + 1)), np.int64)
+            whole[n] = _connected(part, numbers[n], starts, run_ends, parents)
+        if whole[n] and area >= least:
+            runs = np.empty(width * (height + 1) + 2, np.int64)
+            count = _runs(part, numbers[n], y, x, plane.shape[0], plane.shape[1], runs)
+            if size + 13 * count > letters.shape[0]:
+                more = np.empty(2 * (size + 13 * count), np.uint8)
+                more[:size] = letters[:size]
+                letters = more
+            size += _packed(runs, count, letters[size:])
+        ends[n] = size
+    return letters[:size]
+
+
+def measured(
+    plane: Voxels, numbers: NDArray[np.int64], boxes: NDArray[np.int32], split: NDArray[np.bool_], least: float
+) -> tuple[NDArray[np.bool_], list[bytes | None]]:
+    """See `etl.kernels_numpy.measured`: one call for all values of a plane, as calls cost more than small regions."""
+    whole, ends = np.empty(numbers.size, np.bool_), np.empty(numbers.size, np.int64)
+    letters = _measured(plane, numbers, boxes, split, least, whole, ends).tobytes()
+    bounds = [0, *ends.tolist()]
+    return whole, [letters[a:b] or None for a, b in pairwise(bounds)]
+
+
+@njit(cache=True, nogil=True)
 def _scaled(plane, lower, upper, out):  # type: ignore[no-untyped-def]
     for r in range(plane.shape[0]):
         for c in range(plane.shape[1]):
@@ -344,17 +378,22 @@ def _fingerprints(codes, reach, offsets, ends, bound, out):  # type: ignore[no-u
     flat = codes.reshape(-1)
     _, middle, fast = codes.shape
     nearest = ends[0]
+    length = fast - 2 * reach[2]
+    near = np.empty(length, np.uint32)
     found = 0
     for a in range(reach[0], codes.shape[0] - reach[0]):
         for b in range(reach[1], middle - reach[1]):
-            start = (a * middle + b) * fast
-            for at in range(start + reach[2], start + fast - reach[2]):
+            start = (a * middle + b) * fast + reach[2]
+            near[:] = 0
+            for n in range(nearest):  # line by line, which the compiler does many places at a time
+                moved = flat[start + offsets[n] : start + offsets[n] + length]
+                for f in range(length):
+                    near[f] += moved[f]
+            for f in range(length):
+                at = start + f
                 center = flat[at]
-                near = np.uint32(0)
-                for n in range(nearest):
-                    near = np.uint32(near + flat[at + offsets[n]])  # numba adds in 64 bits
-                local = np.uint32(np.uint32(np.uint32(near * NEAR) ^ center) * LOCAL)
-                if local >> SELECT != 0 or near == np.uint32(center * np.uint32(nearest)):
+                local = np.uint32(np.uint32(np.uint32(near[f] * NEAR) ^ center) * LOCAL)
+                if local >> SELECT != 0 or near[f] == np.uint32(center * np.uint32(nearest)):
                     continue
                 result = _mixed(np.uint64(center))
                 first = 0

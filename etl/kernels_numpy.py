@@ -65,6 +65,20 @@ def connected(part: Voxels, value: int) -> bool:
     return bool(ndimage.label(part == value, np.ones((3, 3)))[1] <= 1)
 
 
+def measured(
+    plane: Voxels, numbers: NDArray[np.int64], boxes: NDArray[np.int32], split: NDArray[np.bool_], least: float
+) -> tuple[NDArray[np.bool_], list[bytes | None]]:
+    """Of each value `numbers[n]` of a plane, with `boxes[n]` (area, x, y, width, height): whether it is one region, and
+    its RLE if so and its area is `least` or more. One that is not `split` is one region, else if it is connected."""
+    whole, codes = np.empty(numbers.size, np.bool_), list[bytes | None]()
+    for n, (number, (area, x, y, width, height)) in enumerate(zip(numbers.tolist(), boxes.tolist(), strict=True)):
+        part = plane[y : y + height, x : x + width]
+        whole[n] = not split[n] or connected(part, number)
+        kept = whole[n] and area >= least
+        codes.append(rle(part, number, (y, x), (plane.shape[0], plane.shape[1])) if kept else None)
+    return whole, codes
+
+
 def scaled(plane: Voxels, lower: float, upper: float) -> NDArray[np.uint8]:
     """rint(255 * clip((x - lower) / (upper - lower), 0, 1)) in float64 of a plane, in C order; not finite: 0."""
     values = (plane.astype(np.float64) - lower) / (upper - lower)
