@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from etl import evidence, geometry, hashes, intensity, isolate, png, privacy
 from etl.case import Loaded, load
@@ -21,6 +22,7 @@ from stages.slice import Batch, Unit, reject, row
 Emit = Callable[[dict[str, Any]], None]
 CT_WINDOW = (40.0, 400.0)
 PERCENTILE = (0.5, 99.5)
+pa.set_memory_pool(pa.system_memory_pool())  # what a batch took goes back; the default keeps half a volume's worth
 
 
 def run(batch: Batch, fatal: dict[str, tuple[str, str]]) -> list[dict[str, Any]]:

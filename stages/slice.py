@@ -17,7 +17,7 @@ from etl.manifest import Manifest
 from etl.results import BatchWriter
 
 HEADERS = (".mhd", ".hdr", ".nhdr", ".hdr.gz")
-VERSION = 8
+VERSION = 9
 
 
 @dataclass(frozen=True, slots=True)
