@@ -48,6 +48,7 @@ def train(
     epochs: Annotated[float | None, typer.Option(help="Passes over the images.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Updates, instead of epochs.")] = None,
     clip: Annotated[float | None, typer.Option(help="Largest gradient norm.")] = None,
+    amp: Annotated[bool | None, typer.Option("--amp/--no-amp", help="bfloat16 products [on CUDA].")] = None,
     temperature: Annotated[float | None, typer.Option(help="Modalities are drawn by images^(1/temperature).")] = None,
     augment: Annotated[bool | None, typer.Option("--augment/--no-augment", help="Change images at random.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of everything random.")] = None,
@@ -67,7 +68,7 @@ def train(
 
     config = recipe(
         preset or ("nano" if size == "nano" else "better"), lr=lr, batch=batch, accumulate=accumulate, epochs=epochs,
-        steps=steps, clip=clip, temperature=temperature, augment=augment, seed=seed, threads=threads,
+        steps=steps, clip=clip, temperature=temperature, amp=amp, augment=augment, seed=seed, threads=threads,
         save_every=save_every, freeze=tuple(freeze) if freeze else None,
     )  # fmt: skip
     where = RunConfig(data, out, size, split, tuple(modality or ()), init, bundle, text, limit, resume)

@@ -61,30 +61,31 @@ def augment(
 ) -> tuple[NDArray[np.uint8], list[Region], list[str]]:  # fmt: skip
     """(image, regions, absent labels) of a randomly changed copy; regions that left the image are dropped.
 
-    A mirror image is refused for planes cut from volumes (`axis` not `native`), and when a label with a side has no
-    partner among `labels`.
+    Mirror images, left-right or top-down, are refused for planes cut from volumes (`axis` not `native`), and when a
+    label with a side has no partner among `labels`. Both at once are a half turn, which exchanges no sides.
     """
-    sided = [*(r.label for r in regions), *absent]
-    mirror = recipe.mirror and axis == "native" and all(mirrored(name) in labels for name in sided)
-    if mirror and rng.random() < 0.5:
-        image = image[:, ::-1]
-        regions = [_mirrored(r, image.shape[1]) for r in regions]
+    may = axis == "native" and all(mirrored(name) in labels for name in [*(r.label for r in regions), *absent])
+    across = recipe.mirror and may and rng.random() < 0.5
+    down = recipe.upside_down and may and rng.random() < 0.5
+    if across:
+        image, regions = image[:, ::-1], [_across(r, image.shape[1]) for r in regions]
+    if down:
+        image, regions = image[::-1], [_down(r, image.shape[0]) for r in regions]
+    if across != down:
+        regions = [replace(r, label=mirrored(r.label)) for r in regions]
         absent = [mirrored(name) for name in absent]
-    if recipe.upside_down and rng.random() < 0.5:
-        image = image[::-1]
-        regions = [_upside_down(r, image.shape[0]) for r in regions]
     if all(r.mask is not None for r in regions):
         image, regions = _moved(image, regions, recipe, rng)
     return _toned(image, recipe.gain, rng), regions, absent
 
 
-def _mirrored(region: Region, width: int) -> Region:
+def _across(region: Region, width: int) -> Region:
     x, y, w, h = region.box
     mask = None if region.mask is None else region.mask[:, ::-1]
-    return Region(mirrored(region.label), (width - x - w, y, w, h), mask)
+    return replace(region, box=(width - x - w, y, w, h), mask=mask)
 
 
-def _upside_down(region: Region, height: int) -> Region:
+def _down(region: Region, height: int) -> Region:
     x, y, w, h = region.box
     mask = None if region.mask is None else region.mask[::-1]
     return replace(region, box=(x, height - y - h, w, h), mask=mask)

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -109,7 +110,7 @@ class Collator:
 
     source: Source
     model: ModelConfig
-    tokenizer: object
+    tokenizer: Any
     prompt: PromptConfig
     synonyms: Mapping[str, tuple[str, ...]]
     seed: int

@@ -1,7 +1,7 @@
 """The dynamic convolution block of the head (Dai et al. 2021): deformable, across levels, with dynamic ReLU.
 
 A pyramid is one tensor (B, N, C): the levels P3 … P7 one after another, each y-major, with its list of (h, w).
-All three deformable convolutions of all levels are sampled in one go.
+Each of the three deformable convolutions is sampled for all its levels in one go.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from glip.deform import sample_points
+from glip.deform import places, sample
 
 Shapes = tuple[tuple[int, int], ...]
 COARSER, SAME, FINER = 0, 1, 2
@@ -106,7 +106,8 @@ class DyReLU(nn.Module):
         """(B, C, h, w) → the same."""
         y = hard_sigmoid(self.fc(x.mean((2, 3))))[..., None, None]
         a1, b1, a2, b2 = y.chunk(4, 1)
-        return torch.maximum(x * (2 * a1) + (b1 - 0.5), x * (2 * a2 - 1) + (b2 - 0.5))
+        one, two = x * (2 * a1) + (b1 - 0.5), x * (2 * a2 - 1) + (b2 - 0.5)
+        return torch.where(one > two, one, two)  # the gradient of `maximum` takes ten passes more
 
 
 def hard_sigmoid(x: Tensor) -> Tensor:
@@ -151,10 +152,13 @@ class DyConv(nn.Module):
         order = branches(len(shapes))
         sizes = [shapes[level + 1] if branch == COARSER else shapes[level] for branch, level in order]
         y, x, modulation = self._places(pyramid, shapes, sizes)
-        height, width, first = (t.to(pyramid.device) for t in _base_grid(shapes)[2])
-        columns = sample_points(pyramid, y, x, modulation, (height, width, first))
+        grid = tuple(t.to(pyramid.device) for t in _base_grid(shapes)[2])
+        index, weight = places(y, x, modulation, grid, pyramid.shape[1])
         counts = [sum(h * w for (b, _), (h, w) in zip(order, sizes, strict=True) if b == k) for k in range(3)]
-        joined = [self.DyConv[k](part) for k, part in enumerate(columns.split(counts, 1))]
+        table, joined = pyramid.flatten(0, 1), []
+        for conv, at, share in zip(self.DyConv, index.split(counts, 1), weight.split(counts, 1), strict=True):
+            columns = sample(table, at.reshape(-1, 4), share.reshape(-1, 4))
+            joined.append(conv(columns.view(len(pyramid), at.shape[1], -1)))
         return split_levels(torch.cat(joined, 1), tuple(sizes))
 
     def _places(

