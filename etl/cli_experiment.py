@@ -10,7 +10,7 @@ import typer.core
 
 from etl.cli_common import BUNDLED, AsJson, told
 from etl.cli_train import require_torch
-from etl.errors import Failure
+from etl.errors import Failure, UsageError
 
 Data = Annotated[Path, typer.Argument(help="A built dataset (the --out of `build`).")]
 
@@ -81,6 +81,7 @@ def run(
     protocol: Annotated[str, typer.Argument(help="A YAML file, or a bundled protocol: paper, drawn, samples.")],
     data: Annotated[Path, typer.Option("--data", help="A built dataset (the --out of `build`).")],
     out: Annotated[Path, typer.Option("--out", help="Where the runs and the tables go.")],
+    part: Annotated[str, typer.Option(help="K/N: every N-th run from the K-th on, to share the work.")] = "1/1",
     as_json: AsJson = False,
 ) -> None:
     """Do the runs of a protocol that are missing, then write the tables. Interrupted, it goes on where it was.
@@ -93,7 +94,7 @@ def run(
     from glip.experiment.runs import run_all
 
     settings = protocols.load(protocol)
-    run_all(settings, data, out, lambda line: print(line, file=sys.stderr, flush=True))
+    run_all(settings, data, out, lambda line: print(line, file=sys.stderr, flush=True), _part(part))
     summary = report(settings, out)
     if as_json:
         print(json.dumps(summary))
@@ -101,6 +102,13 @@ def run(
     rising = sum(row["rises"] for row in summary["order"])
     print(f"more data was better in {rising} of {len(summary['order'])} rows")
     print(f"{summary['spent']['runs']} runs in {summary['spent']['cpu_s']:.0f} CPU s; tables in {out / 'table.md'}")
+
+
+def _part(text: str) -> tuple[int, int]:
+    number, _, count = text.partition("/")
+    if not (number.isdigit() and count.isdigit() and 1 <= int(number) <= int(count)):
+        raise UsageError(f"--part {text}: write K/N, as 1/2 and 2/2 for two processes")
+    return int(number), int(count)
 
 
 @experiment_app.command("verify")

@@ -294,6 +294,17 @@ def test_verify_finds_what_was_changed(finished: Path) -> None:
     assert RUNNER.invoke(app, ["experiment", "verify", str(finished / "plots")]).exit_code == 2
 
 
+def test_two_processes_share_a_folder(data: Path, tmp_path: Path) -> None:
+    where = [external(tmp_path), "--data", str(data), "--out", str(tmp_path / "out")]
+    first = RUNNER.invoke(app, ["experiment", *where, "--part", "2/2"])
+    assert "1 runs, 0 done before" in first.stderr, first.output
+    second = RUNNER.invoke(app, ["experiment", *where, "--part", "1/2"])
+    assert second.exit_code == 0, second.output
+    assert len(calls(tmp_path)) == 5
+    assert len(list(csv.DictReader((tmp_path / "out" / "results.csv").open()))) == 3 * 3
+    assert RUNNER.invoke(app, ["experiment", *where, "--part", "3/2"]).exit_code == 2
+
+
 def test_other_settings_do_not_overwrite_a_finished_run(finished: Path, data: Path) -> None:
     path = finished.parent / "protocol.yaml"
     changed = finished.parent / "changed.yaml"

@@ -48,16 +48,19 @@ class Run:
         return (self.job.folder / "run.json").is_file()
 
 
-def run_all(protocol: Protocol, data: Path, out: Path, tell: Tell) -> int:
+def run_all(protocol: Protocol, data: Path, out: Path, tell: Tell, part: tuple[int, int] = (1, 1)) -> int:
     """Does the missing runs, in the order of the protocol; how many there were to do.
+
+    `part` (k, n) does every n-th run from the k-th on, so that n processes or machines share a folder.
 
     Raises UsageError where `out` holds finished runs of other settings or other data.
     """
     runs = plan(protocol, data, out)
     _refuse_strangers(out, runs)
     write_json(out / "protocol.json", protocol.model_dump(mode="json", by_alias=True))
-    missing = [run for run in runs if not run.done]
-    tell(f"{len(runs)} runs, {len(runs) - len(missing)} done before")
+    mine = runs[part[0] - 1 :: part[1]]
+    missing = [run for run in mine if not run.done]
+    tell(f"{len(mine)} runs, {len(mine) - len(missing)} done before")
     for n, run in enumerate(missing, 1):
         tell(f"{n}/{len(missing)} {run.job.folder.relative_to(out / 'runs')}")
         _do(run, detector(protocol.models[run.job.model]), protocol.bootstrap)

@@ -6,8 +6,10 @@ annotations of the labels. Image ids stay those of the whole dataset.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import shutil
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,21 +126,30 @@ def _has(source: str, known: dict[str, Any]) -> str:
 
 
 def written(data: Path, chosen: Chosen, below: Path) -> Selection:
-    """The selection on disk, in a folder named after what is chosen; one that is there already is not written again."""
+    """The selection on disk, in a folder named after what is chosen; one that is there already is not written again.
+
+    It is there whole or not at all, also when several processes write it at once.
+    """
     name = hashlib.sha256(orjson.dumps([chosen.split, chosen.subjects, chosen.only, chosen.without])).hexdigest()[:16]
     folder = below / f"{chosen.split}-{name}"
-    about = stored(folder / "selection.json")
-    if about is None:
-        shutil.rmtree(folder, ignore_errors=True)
-        ids, modalities = _write_shards(data, chosen, folder)
-        if not ids:
-            raise Failure(f"{data}: nothing to {chosen.split} on is left of {', '.join(chosen.subjects)}")
-        counts = _write_annotations(data, chosen, folder, ids)
-        about = counts | {"modalities": modalities, "chosen": {
-            "subjects": chosen.subjects, "only": chosen.only, "without": chosen.without}}  # fmt: skip
-        write_json(folder / "selection.json", about)
-        about = stored(folder / "selection.json")
-    return Selection(folder, chosen.split, about)
+    if not folder.is_dir():
+        temporary = below / f".{folder.name}.{uuid.uuid4().hex}"
+        try:
+            _write(data, chosen, temporary)
+            with contextlib.suppress(OSError):  # another process was first
+                temporary.rename(folder)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    return Selection(folder, chosen.split, stored(folder / "selection.json"))
+
+
+def _write(data: Path, chosen: Chosen, folder: Path) -> None:
+    ids, modalities = _write_shards(data, chosen, folder)
+    if not ids:
+        raise Failure(f"{data}: nothing to {chosen.split} on is left of {', '.join(chosen.subjects)}")
+    counts = _write_annotations(data, chosen, folder, ids)
+    named = {"subjects": chosen.subjects, "only": chosen.only, "without": chosen.without}
+    write_json(folder / "selection.json", counts | {"modalities": modalities, "chosen": named})
 
 
 def _write_shards(data: Path, chosen: Chosen, folder: Path) -> tuple[set[int], list[str]]:
