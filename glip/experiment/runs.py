@@ -19,6 +19,7 @@ import platform
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from etl.evaluation import Settings, evaluate
 from etl.provenance import git_commit, versions
 from etl.store import digest, read_json, write_bytes, write_json
 from glip.experiment.detector import Detector, Job, detector
-from glip.experiment.protocol import Protocol
+from glip.experiment.protocol import GlipModel, Model, Protocol
 from glip.experiment.selection import Selection, people, shared, testing, training, written
 
 Tell = Callable[[str], None]
@@ -114,7 +115,23 @@ def _settings(protocol: Protocol, job: Job, made: str) -> dict[str, Any]:
         "dataset": made,
         "training": _told(job.training) if job.training else None,
         "tests": {name: _told(selection) for name, selection in job.tests.items()},
+        **_init(protocol.models[job.model]),
     }  # fmt: skip
+
+
+def _init(model: Model) -> dict[str, str]:
+    """`init`: SHA-256 of the weights file that a model starts from, if any; UsageError where it is not there."""
+    if not isinstance(model, GlipModel) or model.init is None:
+        return {}
+    if not model.init.is_file():
+        raise UsageError(f"{model.init}: no such file; the protocol starts GLIP from it (init)")
+    return {"init": _sha256(model.init, model.init.stat().st_mtime_ns)}
+
+
+@lru_cache(maxsize=8)
+def _sha256(path: Path, _: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _told(selection: Selection) -> dict[str, Any]:
