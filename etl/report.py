@@ -64,11 +64,11 @@ def overview(stats: dict[str, Any]) -> str:
     text = "<div class=tiles>" + "".join(tiles) + "</div>" + table(("split", "images", "regions", "subjects"), rows)
     spread = list(stats.get("regions_per_image", {}).items())
     if spread:
-        text += "<h3>Regions on an image</h3>" + charts.columns(_tail(spread), "regions on an image; bar: images")
+        text += "<h3>Regions on an image</h3>" + charts.columns(tail(spread), "regions on an image; bar: images")
     return text
 
 
-def _tail(spread: list[tuple[str, int]], most: int = 30) -> list[tuple[str, int]]:
+def tail(spread: list[tuple[str, int]], most: int = 30) -> list[tuple[str, int]]:
     """Counts by a growing number, those beyond the 30th together."""
     rows = sorted(((int(n), images) for n, images in spread))
     shown = [(str(n), images) for n, images in rows[:most]]

@@ -128,15 +128,17 @@ def samples_in(rows: list[dict[str, Any]]) -> Seen:
     """Neighbouring rows of a shard of one source, as `Samples` looks at them."""
     regions = [(n, region) for n, row in enumerate(rows) for region in row["regions"]]
 
-    def shown(n: int) -> Shown:
-        row = rows[n]
-        told = [{**r, **dict(zip("xywh", r["bbox"], strict=True)), "rle": (r["segmentation"] or {}).get("counts")}
-                for r in row["regions"]]  # fmt: skip
-        return Shown(row["key"], row["image"]["bytes"], (row["height"], row["width"]), row.get("flags") or [], told)
-
     return Seen(rows[0]["source"], [row["key"] for row in rows], [row.get("flags") or [] for row in rows],
                 np.array([n for n, _ in regions], np.int64), np.array([r["label"] for _, r in regions], object),
-                np.array([r["area_fraction"] for _, r in regions], np.float32), shown)  # fmt: skip
+                np.array([r["area_fraction"] for _, r in regions], np.float32),
+                lambda n: shown_in(rows[n]))  # fmt: skip
+
+
+def shown_in(row: dict[str, Any]) -> Shown:
+    """A row of a shard as it is shown."""
+    told = [{**r, **dict(zip("xywh", r["bbox"], strict=True)), "rle": (r["segmentation"] or {}).get("counts")}
+            for r in row["regions"]]  # fmt: skip
+    return Shown(row["key"], row["image"]["bytes"], (row["height"], row["width"]), row.get("flags") or [], told)
 
 
 def color(label_id: int) -> str:
@@ -146,19 +148,26 @@ def color(label_id: int) -> str:
 
 def drawn(record: Shown, label: str | None = None) -> str:
     """A JPEG, as a data address, of an image with masks tinted and boxes drawn; of one label only if given."""
+    return address(painted(record, label))
+
+
+def painted(
+    record: Shown, label: str | None = None, *, masks: bool = True, boxes: bool = True, side: int = SIDE
+) -> Image.Image:
+    """An image, its longest side `side`, with masks tinted and boxes drawn; of one label only if given."""
     with Image.open(io.BytesIO(record.png)) as stored:
         picture = stored.convert("RGB")
-    scale = SIDE / max(picture.size)
+    scale = side / max(picture.size)
     size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
     picture = picture.resize(size, Image.Resampling.LANCZOS)
     regions = [r for r in record.regions if label is None or r["label"] == label]
-    for region in sorted(regions, key=lambda r: -r["area"]):
+    for region in sorted(regions, key=lambda r: -r["area"]) if masks else ():
         picture = _tinted(picture, region, record.size)
     draw = ImageDraw.Draw(picture)
-    for region in regions:
+    for region in regions if boxes else ():
         x, y, w, h = (region[name] * scale for name in "xywh")
         draw.rectangle((x, y, max(x, x + w - 1), max(y, y + h - 1)), outline=color(region["label_id"]))
-    return address(picture)
+    return picture
 
 
 def _tinted(picture: Image.Image, region: dict[str, Any], size: tuple[int, int]) -> Image.Image:
@@ -188,6 +197,11 @@ def plain(png: bytes) -> str:
 
 def address(picture: Image.Image) -> str:
     """A picture as a data address."""
+    return "data:image/jpeg;base64," + base64.b64encode(jpeg(picture)).decode()
+
+
+def jpeg(picture: Image.Image) -> bytes:
+    """A picture as a JPEG file."""
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=82)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return buffer.getvalue()
