@@ -88,7 +88,7 @@ def _read(path: Path, modality: str | None) -> Any:
 
 
 def _view(job: tuple[Path, str | None, Path]) -> str:
-    """In the child: the only image of a file, or its middle slice, as a .npy file; what is wrong with it, or nothing."""
+    """In the child: the only image of a file, or its middle slice, as a .npy file; what is wrong, or nothing."""
     import numpy as np
 
     from etl.errors import ItemError

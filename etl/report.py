@@ -178,7 +178,8 @@ def places(stats: dict[str, Any]) -> str:
 def figure(why: str, record: Shown, label: str | None = None) -> str:
     """One sample with its legend."""
     shown = [r for r in record.regions if label is None or r["label"] == label]
-    names = {r["label"]: samples.color(r["label_id"]) for r in shown}
+    places = samples.colors(r["label_id"] for r in record.regions)
+    names = {r["label"]: samples.COLORS[places[r["label_id"]]] for r in shown}
     legend = ", ".join(f'<span style="border-bottom:3px solid {c}">{escape(n)}</span>' for n, c in names.items())
     image = f'<img loading=lazy alt="{escape(record.key)}" src="{samples.drawn(record, label)}">'
     return (f"<figure>{image}<figcaption><em>{escape(why)}</em> {legend}<br><code>{escape(record.key)}</code>"

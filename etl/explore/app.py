@@ -22,7 +22,7 @@ from etl.errors import Failure, MedglipError, UsageError
 from etl.explore import dataset, index, model, pages, pages_labels
 from etl.explore.queries import Index
 from etl.explore.review import Desk
-from etl.explore.security import Guard, same_origin
+from etl.explore.security import Guard, wants_part
 from etl.explore.site import Locate, Missing, Site, page
 from etl.explore.volumes import Volumes
 from etl.labelmap import load_ontology
@@ -35,7 +35,7 @@ ROUTES = [
     Route("/plane/{image_id:int}.png", pages.plane), Route("/locate/{image_id:int}/{region_id:int}", pages.located),
     Route("/labels", pages_labels.labels), Route("/review/{source}", pages_labels.desk),
     Route("/review/{source}", pages_labels.decide, methods=["POST"]),
-    Route("/review/{source}/{n:int}.jpg", pages_labels.example),
+    Route("/review/{source}/examples.jpg", pages_labels.example),
     Route("/quarantine", pages_labels.quarantine), Route("/refused/{n:int}.png", pages_labels.refused),
     Route("/model", model.model), Route("/model", model.upload, methods=["POST"]),
     Route("/upload/{name}.png", model.uploaded), Route("/static/{name}", pages.static),
@@ -103,7 +103,7 @@ def _http(request: Request, error: Exception) -> Response:
 
 
 def _error(request: Request, status: int, text: str) -> Response:
-    if same_origin(request):
+    if wants_part(request):
         return JSONResponse({"error": text}, status)
     return page(request, "error.html", status, code=status, text=text)
 

@@ -58,7 +58,7 @@ class Filter:
     def toggled(self, name: str, value: str) -> Filter:
         """The filter with a value of a field added or, if it is there, taken away."""
         now: tuple[str, ...] = getattr(self, name)
-        return replace(self, **{name: tuple(v for v in now if v != value) if value in now else (*now, value)})
+        return self.with_(**{name: tuple(v for v in now if v != value) if value in now else (*now, value)})
 
     @property
     def chosen(self) -> list[tuple[str, str, Filter]]:

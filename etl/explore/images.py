@@ -6,13 +6,14 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 from pycocotools import mask as coco_mask
 
 from etl import samples
 from etl.label_diff import cropped
 
 THUMB = 320  # longest side, pixels
-CROP = 240
+CROP, GAP = 240, 8
 LETTERS = {"axial": ("R", "L", "A", "P"), "coronal": ("R", "L", "S", "I"), "sagittal": ("A", "P", "S", "I")}
 """What is left, right, above and below on a slice, as decided in geometry.plane."""
 
@@ -29,27 +30,34 @@ def crop(row: dict[str, Any], column: str, value: str) -> bytes | None:
     found = [region for region in row["regions"] if region[column] == value]
     if not found:
         return None
-    return small(row["image"]["bytes"], max(found, key=lambda region: region["area"])["bbox"])
+    return samples.jpeg(small(row["image"]["bytes"], max(found, key=lambda region: region["area"])["bbox"]))
 
 
-def small(png: bytes, box: list[float]) -> bytes:
-    """A small JPEG around a box of a picture."""
-    picture = cropped(png, box)
+def small(png: bytes, box: list[float]) -> Image.Image:
+    """A small picture around a box of a picture."""
+    picture: Image.Image = cropped(png, box)
     scale = CROP / max(picture.size)
-    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-    return samples.jpeg(picture.resize(size))
+    return picture.resize((max(1, round(picture.width * scale)), max(1, round(picture.height * scale))))
+
+
+def strip(pictures: list[Image.Image], places: int) -> bytes:
+    """A JPEG of small pictures side by side in a row of so many places."""
+    row = Image.new("RGB", (places * (CROP + GAP) - GAP, CROP), "black")
+    for n, picture in enumerate(pictures):
+        row.paste(picture, (n * (CROP + GAP) + (CROP - picture.width) // 2, (CROP - picture.height) // 2))
+    return samples.jpeg(row)
 
 
 def shapes(row: dict[str, Any]) -> list[dict[str, Any]]:
     """The regions of a row, largest first, with `fill` and `edge` of their masks as SVG path data (None without)."""
-    found = []
+    found, colors = [], samples.colors(region["label_id"] for region in row["regions"])
     for region in sorted(row["regions"], key=lambda r: -r["area"]):
         counts = (region["segmentation"] or {}).get("counts")
         mask = None if counts is None else decoded(counts, row["height"], row["width"])
         found.append({
             **{k: region[k] for k in ("region_id", "key", "label", "label_id", "category", "body_region", "raw_label",
                                       "area", "area_fraction", "derived")},
-            "box": [int(v) for v in region["bbox"]], "color": region["label_id"] % len(samples.COLORS),
+            "box": [int(v) for v in region["bbox"]], "color": colors[region["label_id"]],
             "fill": None if mask is None else fill(mask), "edge": None if mask is None else edge(mask),
         })  # fmt: skip
     return found

@@ -66,8 +66,8 @@ def model(request: Request) -> Response:
     number, prompt = given.get("image", ""), given.get("prompt", "").strip()[:MOST_PROMPT]
     if number and not (number.isdecimal() and len(number) < 11):
         raise UsageError(f"image={number}: give the number of an image")
-    asked = {"image": number, "prompt": prompt, "modality": given.get("modality", ""),
-             "score": least(given.get("score", "0.25"))}  # fmt: skip
+    score = least(given.get("score", "0.25"))
+    asked = {"image": number, "prompt": prompt, "modality": given.get("modality", ""), "score": score}
     result = None
     if number:
         _, row = site(request).row(int(number))
@@ -78,7 +78,7 @@ def model(request: Request) -> Response:
         with Image.open(io.BytesIO(row["image"]["bytes"])) as stored:
             pixels = np.asarray(stored)
         result = {"row": row, "truth": images.shapes(row), "href": f"/image/{number}.png",
-                  "found": _found(mine, pixels, prompt, modality, asked["score"]),
+                  "found": _found(mine, pixels, prompt, modality, score),
                   "width": row["width"], "height": row["height"]}  # fmt: skip
     return page(request, "model.html", asked=asked, expert=mine, result=result)
 

@@ -14,6 +14,7 @@ from etl import charts, geometry, report
 from etl.errors import Failure, MedglipError, UsageError
 from etl.explore import images
 from etl.explore.queries import BINS, Figures
+from etl.explore.security import wants_part
 from etl.explore.site import STATIC, Missing, Site, page, picture, site, wanted
 from etl.explore.volumes import PRESETS, Volume
 
@@ -58,7 +59,7 @@ def browse(request: Request) -> Response:
     if not after.isdecimal() or len(after) > 10:
         raise UsageError(f"after={after}: a number")
     cards, following = here.index.page(f, int(after))
-    if request.headers.get("x-part") == "1":
+    if wants_part(request):
         return page(request, "_cards.html", filter=f, cards=cards, following=following)
     return page(request, "browse.html", filter=f, cards=cards, following=following, count=here.index.count(f),
                 options=options(here), started=int(after) > 0)  # fmt: skip

@@ -16,6 +16,9 @@ from etl.explore.review import ACTIONS, Decision, Entry
 from etl.explore.site import Missing, Site, address, page, picture, site
 
 EXAMPLES = 3
+NONE = (b'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 240 60" width="240" height="60"><text x="120" y="35" '
+        b'fill="#888" font-family="sans-serif" font-size="15" text-anchor="middle">no picture at hand</text></svg>'
+)  # fmt: skip
 ROWS = 100  # of the quarantine on a page
 
 
@@ -60,13 +63,11 @@ def refused_regions(here: Site, source: str) -> Counter[str]:
 
 
 def example(request: Request) -> Response:
-    """The n-th example crop of a raw label of a source."""
+    """Examples of a raw label of a source, side by side; where there are none, a picture that says so."""
     here, given = site(request), request.query_params
     entry = here.desk.entry(request.path_params["source"], given.get("raw", ""))
-    found, n = here.desk.crops(entry.source, entry.raw), request.path_params["n"]
-    if n >= len(found):
-        raise Missing(f"{entry.source} has no more pictures of '{entry.raw}'")
-    return picture(found[n])
+    found = here.desk.crops(entry.source, entry.raw)
+    return picture(found) if found else picture(NONE, "image/svg+xml")
 
 
 async def decide(request: Request) -> Response:
@@ -86,7 +87,7 @@ async def decide(request: Request) -> Response:
     if entry.seen != fields["seen"]:
         raise UsageError(f"'{entry.raw}' has changed in the file since you saw it; load the page again")
     now = await run_in_threadpool(here.desk.decide, entry, said)
-    if security.same_origin(request):
+    if security.wants_part(request):
         return await run_in_threadpool(_card, request, now, number)
     every = "1" if form.get("all") == "1" else None
     return RedirectResponse(address(f"/review/{source}", all=every) + f"#entry-{number}", 303)

@@ -12,8 +12,8 @@ from etl.explore.filters import OF_IMAGE, Filter, condition, of_region
 
 PAGE = 48
 BINS = 8  # of an area histogram for each power of ten
-CARD = ('image_id, cases.source, modality::VARCHAR AS modality, split::VARCHAR AS split, axis::VARCHAR AS axis, "case", '
-        "slice_index, width, height, regions")  # fmt: skip
+CARD = ("image_id, cases.source, modality::VARCHAR AS modality, split::VARCHAR AS split, axis::VARCHAR AS axis, "
+        '"case", slice_index, width, height, regions')  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

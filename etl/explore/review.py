@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pyarrow.parquet as pq
+from PIL import Image
 
 from etl import label_file, store
 from etl.errors import UsageError
@@ -101,7 +102,7 @@ class Desk:
         self._folders, self._manifests, self._out = folders, manifests, out
         self._lock = threading.Lock()
         self._kept: dict[str, tuple[list[Any], list[Entry]]] = {}
-        self._shown: dict[tuple[str, str], list[bytes]] = {}
+        self._shown: dict[tuple[str, str], bytes | None] = {}
 
     def sources(self) -> list[str]:
         """The sources that have a label map."""
@@ -148,17 +149,18 @@ class Desk:
             self._kept.pop(entry.source, None)
             return self.entry(entry.source, entry.raw)
 
-    def crops(self, source: str, raw: str) -> list[bytes]:
-        """Small JPEGs around regions of a raw label, whatever it is mapped to, from what `slice` has found."""
+    def crops(self, source: str, raw: str) -> bytes | None:
+        """A JPEG of examples of a raw label, whatever it is mapped to, side by side; None where there are none."""
         key = (source, raw)
         if key not in self._shown:
-            self._shown[key] = [] if self._out is None else crops(self._out / "stages" / "slice" / source, raw)
+            found = crops(self._out / "stages" / "slice" / source, raw) if self._out is not None else []
+            self._shown[key] = images.strip(found, CROPS) if found else None
         return self._shown[key]
 
 
-def crops(folder: Path, raw: str) -> list[bytes]:
-    """Small JPEGs around the largest region of a raw label of some cases, from the slice results in a folder."""
-    found: list[bytes] = []
+def crops(folder: Path, raw: str) -> list[Image.Image]:
+    """Small pictures around the largest region of a raw label of some cases, from the slice results in a folder."""
+    found: list[Image.Image] = []
     for path in sorted(folder.glob("*.regions.parquet"))[:BATCHES]:
         columns = ["case", "axis", "slice_index", "x", "y", "w", "h", "area"]
         rows = pq.read_table(path, columns=columns, filters=[("raw_label", "=", raw)]).to_pylist()
@@ -175,7 +177,7 @@ def crops(folder: Path, raw: str) -> list[bytes]:
     return found
 
 
-def _picture(path: Path, row: dict[str, Any]) -> bytes | None:
+def _picture(path: Path, row: dict[str, Any]) -> Image.Image | None:
     """The crop around a region, None where its slice was not worth encoding."""
     same = [(name, "=", row[name]) for name in ("case", "axis", "slice_index")]
     found = pq.read_table(path, columns=["png"], filters=same)["png"]

@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 NAMES = frozenset({"127.0.0.1", "localhost", "::1"})
 MAX_BODY = 64 * 2**20
+MAX_ADDRESS = 4000
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; img-src 'self'; style-src 'self'; script-src 'self'; "
     "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
@@ -43,12 +44,14 @@ class Guard:
                 headers.setdefault("Cache-Control", "no-store")
             await send(message)
 
-        refusal = refused(scope["method"], Headers(scope=scope))
+        refusal = refused(scope["method"], Headers(scope=scope), len(scope["path"]) + len(scope["query_string"]))
         await (refusal or self._app)(scope, receive, secured)
 
 
-def refused(method: str, headers: Headers) -> PlainTextResponse | None:
-    """Why a request is not even looked at, None if it is."""
+def refused(method: str, headers: Headers, length: int) -> PlainTextResponse | None:
+    """Why a request, whose address has so many characters, is not even looked at; None if it is."""
+    if length > MAX_ADDRESS:
+        return PlainTextResponse("the address is too long", 414)
     host = headers.get("host", "")
     try:
         name = urlsplit(f"//{host}").hostname
@@ -63,8 +66,8 @@ def refused(method: str, headers: Headers) -> PlainTextResponse | None:
     origin, site = headers.get("origin"), headers.get("sec-fetch-site", "same-origin")
     if (origin is not None and urlsplit(origin).netloc != host) or site not in ("same-origin", "none"):
         return PlainTextResponse("a page of elsewhere may not write here", 403)
-    length = headers.get("content-length", "")
-    if not length.isdecimal() or int(length) > MAX_BODY:
+    size = headers.get("content-length", "")
+    if not size.isdecimal() or int(size) > MAX_BODY:
         return PlainTextResponse(f"say the length of the body, at most {MAX_BODY} bytes", 413)
     return None
 
@@ -80,6 +83,6 @@ def carries(form: Any, secret: str) -> bool:
     return isinstance(given, str) and hmac.compare_digest(given.encode(), secret.encode())
 
 
-def same_origin(request: Request) -> bool:
+def wants_part(request: Request) -> bool:
     """Whether a script of these pages asks (for a part of a page), not the person."""
     return request.headers.get("x-part") == "1"

@@ -231,11 +231,6 @@ function raw() {
 function review() {
   const form = $("[data-review]");
   if (!form) return;
-  const pictures = (root) => $$(".crops img", root).forEach((image) => {
-    image.addEventListener("error", () => image.remove());
-    if (image.complete && !image.naturalWidth && image.src) image.remove();
-  });
-  pictures(form);
   const by = $("[data-keep]", form);
   if (by) {
     by.value ||= kept("by") || "";
@@ -260,7 +255,6 @@ function review() {
       const part = new DOMParser().parseFromString(await answer.text(), "text/html").body.firstElementChild;
       const at = entries().indexOf(entry);
       entry.replaceWith(part);
-      pictures(part);
       (entries()[at + 1] || part).focus();
       say(`${part.getAttribute("aria-label")}: ${$(".state", part).textContent}`);
     } catch (error) {
