@@ -28,7 +28,11 @@ function filters() {
   settle();
   wide.addEventListener("change", settle);
   const form = $("form", panel);
+  let going = false;  // Enter in a field is a change and a submit
+  addEventListener("pageshow", () => { going = false; });
   const go = () => {
+    if (going) return;
+    going = true;
     const given = new URLSearchParams();
     for (const [name, value] of new FormData(form)) {
       if (value !== "" && !(name === "order" && value === "key") && !(name === "show" && value === "both")) {
@@ -41,7 +45,7 @@ function filters() {
     location.assign(form.action.split("?")[0] + (query ? `?${query}` : ""));
   };
   form.addEventListener("submit", (event) => { event.preventDefault(); go(); });
-  form.addEventListener("change", go);
+  form.addEventListener("change", () => { if (wide.matches) go(); });  // on a small screen by the button, all at once
   const last = kept("focus");
   if (last) {
     kept("focus", "");
@@ -311,6 +315,7 @@ function keys() {
     last = "";
     if (event.defaultPrevented || help.open || event.ctrlKey || event.metaKey || event.altKey) return;
     if (event.key === "Escape" && event.target.matches("input, select") && !event.target.closest("[data-entry]")) {
+      event.preventDefault();  // a search field would empty itself
       event.target.blur();
       return;
     }
