@@ -156,10 +156,11 @@ def test_the_quarantine_is_shown_whole(address: str, folder: Path) -> None:
     assert asked(address, "/refused/0.png")[2][:4] == b"\x89PNG"
 
 
-PATHS = ["/static/..%2fapp.py", "/static/%2e%2e/app.py", "/static//etc/passwd", "/static/../app.py", "/..%2f..%2fetc/passwd",
-         "/review/..%2f..%2fontology", "/review/..%5c..%5contology", "//etc/passwd", "/image/..%2f1.png", "/upload/..%2fx.png",
-         "/static/%00", "/review/x%00", "/etc/passwd", "/thumb/1.jpg/..%2f..", "/image/99999999999999999999999.png",
-         "/refused/9999.png", "/review/hostile/examples.jpg?raw=../x", "/image/" + "9" * 3900, "/browse?source=" + "a" * 5000,
+PATHS = ["/static/..%2fapp.py", "/static/%2e%2e/app.py", "/static//etc/passwd", "/static/../app.py",
+         "/..%2f..%2fetc/passwd", "/review/..%2f..%2fontology", "/review/..%5c..%5contology", "//etc/passwd",
+         "/image/..%2f1.png", "/upload/..%2fx.png", "/static/%00", "/review/x%00", "/etc/passwd",
+         "/thumb/1.jpg/..%2f..", "/image/99999999999999999999999.png", "/refused/9999.png",
+         "/review/hostile/examples.jpg?raw=../x", "/image/" + "9" * 3900, "/browse?source=" + "a" * 5000,
          "/browse?after=x", "/browse?after=-1", "/image/1?center=nan&width=1", "/plane/1.png?index=-1",
          "/quarantine?from=-5", "/model?image=1&prompt=x"]  # fmt: skip
 
@@ -167,15 +168,18 @@ PATHS = ["/static/..%2fapp.py", "/static/%2e%2e/app.py", "/static//etc/passwd", 
 @pytest.mark.parametrize("path", PATHS)
 def test_nothing_but_its_own_pages_can_be_had(address: str, path: str) -> None:
     status, headers, content = asked(address, path)
-    assert status in (400, 404, 414, 500 if "center=nan" in path else 404), content
-    assert b"root:" not in content and b"import" not in content
+    assert status in (400, 404, 414), content
+    assert b"root:" not in content
+    assert b"import" not in content
     assert headers["x-content-type-options"] == "nosniff"
 
 
 def test_answers_forbid_foreign_script(address: str) -> None:
     _, headers, content = asked(address, "/browse")
     policy = headers["content-security-policy"]
-    assert "default-src 'none'" in policy and "unsafe" not in policy and "script-src 'self'" in policy
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+    assert "script-src 'self'" in policy
     assert not re.search(rb"<script(?! src=\"/static/)|\son\w+=|style=", content)
     assert "http" not in re.sub(r'xmlns="[^"]+"', "", "".join(
         m for m in re.findall(r'(?:src|href|action)="([^"]+)"', content.decode())))  # fmt: skip
@@ -222,7 +226,8 @@ def test_without_review_it_only_reads(folder: Path) -> None:
     path = to_review(folder)
     with served(folder) as address:
         page = text(address, "/review/demo_ct_abdomen")
-        assert "seen-0" not in page and "--review" in page
+        assert "seen-0" not in page
+        assert "--review" in page
         token = re.search(r'name="token" value="([^"]+)"', page)
         assert token
         body = f"token={token[1]}&decision=approve:0&by=me&raw-0=left_kidney&seen-0=x".encode()

@@ -1,4 +1,4 @@
-"""The explorer in a real browser, on a telephone's and a desk's screen: filter, open, toggle, step, review, keys only."""
+"""The explorer in a real browser, on small and large screens: filter, open, toggle, step, review, keys alone."""
 
 import re
 import shutil
@@ -97,7 +97,8 @@ def test_filter_open_toggle_and_step(new: Any, width: int) -> None:
     page.get_by_role("link", name="Slice after").click()
     other(page, key)
     after = page.get_by_role("heading", level=1).inner_text()
-    assert int(after.rsplit("/", 1)[1]) > int(key.rsplit("/", 1)[1]) and after.rsplit("/", 1)[0] == key.rsplit("/", 1)[0]
+    assert int(after.rsplit("/", 1)[1]) > int(key.rsplit("/", 1)[1])
+    assert after.rsplit("/", 1)[0] == key.rsplit("/", 1)[0]
     assert not drawn(page, "box"), "what is drawn stays as it was from slice to slice"
     page.get_by_role("button", name="Boxes").click()
     page.locator(".regions input").first.uncheck()
@@ -206,7 +207,8 @@ def test_a_label_is_reviewed_by_keys_and_the_file_lints(new: Any, explored: Path
         "right_kidney": ("right kidney", "approved", "A. Reader"), "spleen": ("spleen", "proposed", "llm:model"),
         "stent": (None, "rejected", "A. Reader"),
     }  # fmt: skip
-    assert "  # both kidneys have a side\n" in path.read_text() and path.read_text().count("# easy\n") == 1
+    assert "  # both kidneys have a side\n" in path.read_text()
+    assert path.read_text().count("# easy\n") == 1
     assert lint(explored) == []
 
 
@@ -228,9 +230,10 @@ def test_names_that_are_html_run_nothing(new: Any, explored: Path) -> None:
     assert page.evaluate("typeof hacked") == "undefined"
 
 
-UNNAMED = """() => [...document.querySelectorAll('input:not([type=hidden]), select, button, a, img, svg[role]')].filter(e =>
-  !e.closest('[hidden], [aria-hidden=true]') && !(e.labels && e.labels.length) && !e.getAttribute('aria-label') &&
-  !(e.textContent || '').trim() && !e.querySelector('img') && !e.hasAttribute('alt')).map(e => e.outerHTML)"""
+UNNAMED = """() => [...document.querySelectorAll('input:not([type=hidden]), select, button, a, img, svg[role]')]
+  .filter(e => !e.closest('[hidden], [aria-hidden=true]') && !(e.labels && e.labels.length) &&
+    !e.getAttribute('aria-label') && !(e.textContent || '').trim() && !e.querySelector('img') &&
+    !e.hasAttribute('alt')).map(e => e.outerHTML)"""
 FAINT = """() => {
   const luminance = ([r, g, b]) => [r, g, b].map(v => (v /= 255) <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4)
     .reduce((sum, v, n) => sum + v * [.2126, .7152, .0722][n], 0);
@@ -258,4 +261,4 @@ def test_pages_are_named_legible_and_fit_the_screen(new: Any, explored: Path, wi
         assert page.evaluate(UNNAMED) == [], path
         assert page.evaluate(FAINT) == [], path
         assert page.evaluate("document.documentElement.scrollWidth") <= width, path
-        assert page.locator("h1").count() == 1 and page.locator("main").count() == 1, path
+        assert [page.locator(tag).count() for tag in ("h1", "main")] == [1, 1], path

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from starlette.datastructures import Headers
 
 from etl import geometry, label_file
 from etl.errors import UsageError
@@ -19,7 +20,6 @@ from etl.explore.review import Decision, Desk, Entry, decided
 from etl.explore.security import refused
 from etl.explore.site import share
 from etl.labelmap import Mapping, load_label_map, load_ontology
-from starlette.datastructures import Headers
 
 BUNDLED = Path(__file__).parents[1] / "label_maps"
 WORDS = st.text(st.characters(exclude_categories=["C"]), min_size=1).filter(lambda t: t.strip() == t)
@@ -123,7 +123,8 @@ def test_a_decision_is_one_line(said: Decision, line: str) -> None:
     ("said", "of", "cause"),
     [
         (Decision("approve", " "), PROPOSED, "give your name"), (Decision("approve", "llm:x"), PROPOSED, "a person"),
-        (Decision("approve", "me"), None, "no proposal"), (Decision("change", "me", label="lver"), PROPOSED, "no label"),
+        (Decision("approve", "me"), None, "no proposal"),
+        (Decision("change", "me", label="lver"), PROPOSED, "no label"),
         (Decision("reject", "me"), PROPOSED, "write why"), (Decision("comment", "me"), PROPOSED, "empty"),
         (Decision("comment", "me", comment="x"), None, "no entry"),
         (Decision("approve", "me"), Mapping(label="liver", status="approved", by="you"), "decided already by you"),
@@ -148,7 +149,7 @@ def test_a_file_changed_meanwhile_is_not_written_over(tmp_path: Path) -> None:
     assert "  # why\n  a: {label: spleen, status: approved, by: me" in path.read_text()
     assert path.read_text().endswith("  # note\n")
     assert load_label_map("s", tmp_path)["a"].label == "spleen"
-    with pytest.raises(UsageError, match="no label map of '../s'"):
+    with pytest.raises(UsageError, match=r"no label map of '\.\./s'"):
         desk.entries("../s")
     with pytest.raises(UsageError, match="--review"):
         Desk((BUNDLED, tmp_path), {}, ontology, write=False, out=None).decide(seen, Decision("approve", "me"))

@@ -18,7 +18,7 @@ from etl.errors import Failure
 from etl.explore.dataset import Dataset
 
 VERSION = 1
-MEMORY = "400MB"  # that DuckDB may use
+MEMORY, TO_MAKE = "256MB", "400MB"  # that DuckDB may use for answers, and to make the index
 GROUPS = 64  # row groups read at once
 EXAMPLES = 6  # images remembered for each raw label
 IMAGE = ("image_id", "source", "modality", "case", "subject", "split", "axis", "slice_index", "width", "height",
@@ -59,7 +59,7 @@ def cache() -> Path:
 def _make(data: Dataset, path: Path) -> None:
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         unfinished = Path(folder) / "index.duckdb"
-        config: Any = {"memory_limit": MEMORY, "threads": 2, "temp_directory": folder,
+        config: Any = {"memory_limit": TO_MAKE, "threads": 2, "temp_directory": folder,
                        "preserve_insertion_order": "false"}
         with contextlib.closing(duckdb.connect(str(unfinished), config=config)) as base:
             _stage(data, base)
