@@ -161,7 +161,7 @@ PATHS = ["/static/..%2fapp.py", "/static/%2e%2e/app.py", "/static//etc/passwd", 
          "/image/..%2f1.png", "/upload/..%2fx.png", "/static/%00", "/review/x%00", "/etc/passwd",
          "/thumb/1.jpg/..%2f..", "/image/99999999999999999999999.png", "/refused/9999.png",
          "/review/hostile/examples.jpg?raw=../x", "/image/" + "9" * 3900, "/browse?source=" + "a" * 5000,
-         "/browse?after=x", "/browse?after=-1", "/image/1?center=nan&width=1", "/plane/1.png?index=-1",
+         "/browse?from=x", "/browse?from=-1", "/image/1?center=nan&width=1", "/plane/1.png?index=-1",
          "/quarantine?from=-5", "/model?image=1&prompt=x"]  # fmt: skip
 
 

@@ -18,7 +18,7 @@ from etl.errors import Failure
 from etl.explore.dataset import Dataset
 
 VERSION = 1
-MEMORY, TO_MAKE = "256MB", "400MB"  # that DuckDB may use for answers, and to make the index
+MEMORY, TO_MAKE = "256MB", "300MB"  # that DuckDB may use for answers, and to make the index
 GROUPS = 64  # row groups read at once
 EXAMPLES = 6  # images remembered for each raw label
 IMAGE = ("image_id", "source", "modality", "case", "subject", "split", "axis", "slice_index", "width", "height",

@@ -55,14 +55,20 @@ def _charts(here: Site, found: Figures) -> dict[str, str]:
 def browse(request: Request) -> Response:
     """A page of thumbnails; a script asks for the next ones with `x-part`, and gets the cards alone."""
     here, f = site(request), wanted(request)
-    after = request.query_params.get("after", "0")
-    if not after.isdecimal() or len(after) > 10:
-        raise UsageError(f"after={after}: a number")
-    cards, following = here.index.page(f, int(after))
+    start = place(request.query_params)
+    cards, following = here.index.page(f, start)
     if wants_part(request):
         return page(request, "_cards.html", filter=f, cards=cards, following=following)
     return page(request, "browse.html", filter=f, cards=cards, following=following, count=here.index.count(f),
-                options=options(here), started=int(after) > 0)  # fmt: skip
+                options=options(here), started=start > 0)  # fmt: skip
+
+
+def place(given: Mapping[str, str]) -> int:
+    """Where in a list a page begins."""
+    text = given.get("from", "0")
+    if not text.isdecimal() or len(text) > 9:
+        raise UsageError(f"from={text}: a number")
+    return int(text)
 
 
 def thumb(request: Request) -> Response:

@@ -12,6 +12,7 @@ from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from etl import report
 from etl.errors import UsageError
 from etl.explore import security
+from etl.explore.pages import place
 from etl.explore.review import ACTIONS, Decision, Entry
 from etl.explore.site import Missing, Site, address, page, picture, site
 
@@ -102,21 +103,15 @@ def quarantine(request: Request) -> Response:
     """What was not used: counts by source, stage and reason, the rows of a choice, pictures, the books."""
     here, given = site(request), request.query_params
     choice = {name: given.get(name, "") for name in ("source", "stage", "reason")}
-    counts, rows, total = quarantined(here, choice, _start(given.get("from", "0")))
+    start = place(given)
+    counts, rows, total = quarantined(here, choice, start)
     refused = here.data.table("stages/export/refused.parquet", ["reason", "key", "detail"])
     pictures = [(n, row) for n, row in enumerate(refused.to_pylist() if refused is not None else [])
                 if (not choice["reason"] or row["reason"] == choice["reason"])
                 and (not choice["source"] or row["key"].startswith(f"{choice['source']}/"))]  # fmt: skip
-    following = _start(given.get("from", "0")) + ROWS
     return page(request, "quarantine.html", choice=choice, counts=counts, rows=rows, total=total, pictures=pictures,
-                following=following if following < total else None, books=report.books(here.numbers),
+                following=start + ROWS if start + ROWS < total else None, books=report.books(here.numbers),
                 ledger=report.sizes(here.numbers) if here.numbers.get("ledger") else "")  # fmt: skip
-
-
-def _start(text: str) -> int:
-    if not text.isdecimal() or len(text) > 9:
-        raise UsageError(f"from={text}: a number")
-    return int(text)
 
 
 def quarantined(here: Site, choice: dict[str, str], start: int) -> tuple[list[Any], list[dict[str, Any]], int]:

@@ -1,4 +1,4 @@
-"""What pages ask of the index: pages of images, figures, neighbours. A dataset does not change, so answers are kept."""
+"""What pages ask of the index. A dataset does not change, so answers are kept: a filter is worked out once."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ from functools import lru_cache
 from typing import Any
 
 import duckdb
+import numpy as np
+import numpy.typing as npt
 
 from etl.explore.filters import OF_IMAGE, Filter, condition, of_region
 
 PAGE = 48
+FILTERS = 6  # whose images are remembered, 4 bytes each
 BINS = 8  # of an area histogram for each power of ten
 CARD = ("image_id, cases.source, modality::VARCHAR AS modality, split::VARCHAR AS split, axis::VARCHAR AS axis, "
         '"case", slice_index, width, height, regions')  # fmt: skip
@@ -36,7 +39,7 @@ class Index:
         self.known = {name: frozenset(v for v, in self._rows(f"SELECT DISTINCT {name}::VARCHAR FROM images"))
                       for name in OF_IMAGE}  # fmt: skip
         self.figures = lru_cache(64)(self._figures)
-        self.count = lru_cache(256)(self._count)
+        self.ids = lru_cache(FILTERS)(self._ids)
         self.values = lru_cache(16)(self._values)
         self.tree = lru_cache(1)(self._tree)
         self.every_example = lru_cache(2)(self._every_example)
@@ -49,28 +52,33 @@ class Index:
         names = [column[0] for column in cursor.description or ()]
         return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 
-    def _count(self, f: Filter) -> int:
-        """How many images there are."""
-        sql, values = condition(f, self.known)
-        return int(self._rows(f"SELECT count(*) FROM images WHERE {sql}", values)[0][0])
-
-    def page(self, f: Filter, after: int = 0, size: int = PAGE) -> tuple[list[dict[str, Any]], int | None]:
-        """(images from a place on, the place to go on from, or None); a place is found by key, never counted."""
+    def _ids(self, f: Filter) -> npt.NDArray[np.int32]:
+        """The images of a filter, in its order."""
         sql, values = condition(f, self.known)
         by = "mixed" if f.order == "mixed" else "image_id"
-        rows = self._dicts(
-            f"SELECT {CARD}, {by} AS place FROM (SELECT * FROM images WHERE {by} > ? AND {sql} ORDER BY {by} LIMIT ?) "
-            f"JOIN cases USING (case_id) ORDER BY {by}", [after, *values, size + 1])  # fmt: skip
-        shown = rows[:size]
-        names = self._labels([row["image_id"] for row in shown])
-        for row in shown:
+        cursor = self._base.cursor().execute(f"SELECT image_id FROM images WHERE {sql} ORDER BY {by}", values)
+        found: npt.NDArray[np.int32] = np.asarray(cursor.fetchnumpy()["image_id"], np.int32)
+        return found
+
+    def count(self, f: Filter) -> int:
+        """How many images there are."""
+        return len(self.ids(_plain(f)))
+
+    def page(self, f: Filter, start: int = 0, size: int = PAGE) -> tuple[list[dict[str, Any]], int | None]:
+        """(images of a filter from a place on, the place to go on from, or None)."""
+        ids = self.ids(_plain(f))
+        chosen = ids[start : start + size].tolist()
+        if not chosen:
+            return [], None
+        marks = ", ".join("?" * len(chosen))
+        rows = self._dicts(f"SELECT {CARD} FROM images JOIN cases USING (case_id) WHERE image_id IN ({marks})", chosen)
+        names, at = self._labels(chosen), {row["image_id"]: row for row in rows}
+        for row in rows:
             row["labels"] = names.get(row["image_id"], [])
-        return shown, rows[size - 1]["place"] if len(rows) > size else None
+        return [at[n] for n in chosen], start + size if start + size < len(ids) else None
 
     def _labels(self, image_ids: list[int]) -> dict[int, list[str]]:
         """The labels on each of some images."""
-        if not image_ids:
-            return {}
         marks = ", ".join("?" * len(image_ids))
         return dict(self._rows(f"SELECT image_id, list_sort(list(DISTINCT label)) FROM regions JOIN names USING "
                                f"(name_id) WHERE image_id IN ({marks}) GROUP BY image_id", image_ids))
@@ -131,16 +139,16 @@ class Index:
         return {axis: (width, height) for axis, width, height in rows}
 
     def beside(self, f: Filter, image_id: int) -> tuple[int | None, int | None]:
-        """The images before and after one in the order of a filter."""
-        sql, values = condition(f, self.known)
-        by = "mixed" if f.order == "mixed" else "image_id"
-        here = f"(SELECT {by} FROM images WHERE image_id = ?)"
-        before, after = (
-            self._rows(f"SELECT image_id FROM images WHERE {by} {sign} {here} AND {sql} ORDER BY {by} {way} LIMIT 1",
-                       [image_id, *values])
-            for sign, way in (("<", "DESC"), (">", "ASC"))
-        )  # fmt: skip
-        return before[0][0] if before else None, after[0][0] if after else None
+        """The images before and after one in a filter; (None, None) for one that does not fit it."""
+        ids = self.ids(_plain(f))
+        if f.order == "mixed":
+            places = np.flatnonzero(ids == image_id)
+            place = int(places[0]) if len(places) else len(ids)
+        else:
+            place = int(np.searchsorted(ids, image_id))
+        if place >= len(ids) or ids[place] != image_id:
+            return None, None
+        return (int(ids[place - 1]) if place else None), (int(ids[place + 1]) if place + 1 < len(ids) else None)
 
     def _tree(self) -> dict[str, int]:
         """Regions of each label in the whole dataset."""
@@ -164,3 +172,8 @@ class Index:
             return sorted(self.known[name])
         assert name in ("label", "category", "body_region")
         return [value for value, in self._rows(f"SELECT DISTINCT {name} FROM names ORDER BY 1")]
+
+
+def _plain(f: Filter) -> Filter:
+    """The filter without what it draws, which chooses nothing."""
+    return f.with_(show="both")

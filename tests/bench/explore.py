@@ -130,7 +130,7 @@ def paths(labels: list[str]) -> Iterator[tuple[str, list[str]]]:
     yield "filter: source and split", [f"/browse?source=source_{n:03d}&split=train" for n in range(ROUNDS)]
     yield "filter: flag, regions", [f"/browse?flag=near_duplicate&regions_from=2&area_from={n}" for n in range(ROUNDS)]
     yield "filter: free text", [f"/browse?text={pick[n]}" for n in range(ROUNDS, 2 * ROUNDS)]
-    yield "mixed order, deep page", [f"/browse?order=mixed&after={1_000_000 + 999 * n}" for n in range(ROUNDS)]
+    yield "mixed order, deep page", [f"/browse?order=mixed&from={1_000_000 + 999 * n}" for n in range(ROUNDS)]
     yield "overview", ["/"] * ROUNDS
     yield "overview of a label", [f"/?label={pick[n]}" for n in range(2 * ROUNDS, 3 * ROUNDS)]
     yield "overview of a modality and area", [f"/?modality=mri&area_from={3 + n}" for n in range(ROUNDS)]
