@@ -197,14 +197,9 @@ def _prices(text: str | None) -> tuple[float, float] | None:
 
 def _write(slug: str, found: dict[str, Any], before: dict[str, Any], extra: Path | None) -> Path:
     """Set these entries in the last folder's map; the lines of all others stay as they are."""
-    from etl import label_file, store
+    from etl import label_file
 
-    path = _folders(extra)[-1] / "sources" / f"{slug}.yaml"
-    entries = found if path.exists() else before | found
-    if found:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        store.write_bytes(path, label_file.edited(path, slug, entries).encode())
-    return path
+    return label_file.save(_folders(extra)[-1], slug, found, before)
 
 
 def _tell(report: dict[str, Any], slug: str, path: Path, found: dict[str, Any], cost: Any) -> None:

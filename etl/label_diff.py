@@ -144,7 +144,15 @@ def _example(file: Any, group: int, row: int, raw: str, folder: Path) -> str:
 
 
 def _crop(content: bytes, box: Sequence[float], folder: Path, key: str) -> str:
-    """A PNG of the region's box with half its size around it and the box drawn; returns the file's name."""
+    """A PNG of the region's box and its surroundings; returns the file's name."""
+    folder.mkdir(parents=True, exist_ok=True)
+    name = quote(key, safe="") + ".png"
+    cropped(content, box).save(folder / name)
+    return name
+
+
+def cropped(content: bytes, box: Sequence[float]) -> Any:
+    """The picture of a box with half its size around it and the box drawn."""
     from PIL import Image, ImageDraw
 
     image = Image.open(io.BytesIO(content)).convert("RGB")
@@ -152,10 +160,7 @@ def _crop(content: bytes, box: Sequence[float], folder: Path, key: str) -> str:
     ImageDraw.Draw(image).rectangle([x, y, x + w - 1, y + h - 1], outline=(255, 210, 0))
     edges = (max(0, x - w / 2 - 8), max(0, y - h / 2 - 8), x + 1.5 * w + 8, y + 1.5 * h + 8)
     frame = (int(edges[0]), int(edges[1]), int(min(image.width, edges[2])), int(min(image.height, edges[3])))
-    folder.mkdir(parents=True, exist_ok=True)
-    name = quote(key, safe="") + ".png"
-    image.crop(frame).save(folder / name)
-    return name
+    return image.crop(frame)
 
 
 def _count_quarantine(counts: Map[tuple[str, str], Moved], out: Path) -> None:

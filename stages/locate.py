@@ -28,7 +28,7 @@ def locate(out: Path, region: str) -> dict[str, Any]:
     image, found = _find(folder, region)
     result = {k: image[k] for k in ("source", "case", "axis", "slice_index")}
     result |= {"region_id": found["region_id"], "key": found["key"], "bbox": [int(v) for v in found["bbox"]]}
-    return result | _origin(out, image, result["bbox"])
+    return result | origin(out, image, result["bbox"])
 
 
 def _find(folder: Path, region: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -53,7 +53,8 @@ def _may_hold(group: Any, region_id: int) -> bool:
     return True
 
 
-def _origin(out: Path, image: dict[str, Any], bbox: list[int]) -> dict[str, Any]:
+def origin(out: Path, image: dict[str, Any], bbox: list[int]) -> dict[str, Any]:
+    """Where a box of an image (source, case, axis, slice_index) comes from, as `locate` says it."""
     stages, source = out / "stages", image["source"]
     keys = pq.read_table(stages / "decode" / source / "cases.parquet", columns=["key"])["key"].to_pylist()
     results = committed(stages / "slice" / source, 1.0)
