@@ -132,7 +132,8 @@ def _panel(models: list[str] | None, votes: int, cache: Path | None, timeout: fl
     if not models:
         return None
     from etl.label_suggest import Panel
-    from etl.llm import Cache, Chooser
+    from etl.endpoint import Cache
+    from etl.llm import Chooser
 
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     path = cache or home / "medglip-etl" / "labels.jsonl"
