@@ -59,7 +59,10 @@ class Meteor:
         for answer, truth in zip(answers, truths, strict=True):
             self._say(f"SCORE ||| {_plain(truth)} ||| {_plain(answer)}")
             rows.append([float(v) for v in self._hear().split()])
-        return Metric(np.asarray(rows, float), self._values)
+        table = np.asarray(rows, float).reshape(-1, 23)
+        whole = (table[:, 21] == table[:, 0]) & (table[:, 22] == table[:, 1]) & (table[:, 20] == 1)
+        table[whole, 20] = 0  # the program counts no chunk for a report that is its reference, word for word
+        return Metric(table, self._values)
 
     def _values(self, sums: Floats) -> Floats:
         """The score that the program gives for sums of its statistics, which are additive."""
