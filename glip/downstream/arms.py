@@ -15,11 +15,9 @@ from typing import Any
 from PIL import Image
 
 from etl.errors import Failure, UsageError
-from glip.downstream.items import Item, Region, images_of, read_document, references_of, region
+from glip.downstream.items import Item, Region, Size, images_of, read_document, references_of, region
 
 ARMS = ("none", "predicted", "reference", "shuffled")
-Size = tuple[int, int]
-"""(width, height)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,9 +98,7 @@ def build(
     return arms
 
 
-def _predicted(
-    images: Sequence[str], modality: Mapping[str, str | None], found: Found, threshold: float
-) -> Arm:
+def _predicted(images: Sequence[str], modality: Mapping[str, str | None], found: Found, threshold: float) -> Arm:
     """An image whose modality has no expert, or that was not grounded, goes without regions, and is counted."""
     counts = {"no_expert": 0, "not_grounded": 0, "nothing_found": 0}
     regions: dict[str, tuple[Region, ...]] = {}

@@ -17,8 +17,7 @@ import numpy as np
 from etl.demo_shapes import ellipse, texture
 from etl.png import encode
 from etl.store import write_bytes
-from glip.downstream.arms import Size
-from glip.downstream.items import Question, Region, Study, write_items
+from glip.downstream.items import Question, Region, Size, Study, write_items
 
 NAMES = ("nodule", "mass", "cyst", "opacity", "effusion", "fracture")
 SIDE = 96

@@ -14,8 +14,8 @@ from PIL import Image, ImageDraw
 
 from etl.errors import UsageError
 from etl.store import write_bytes
-from glip.downstream.arms import Arm, Size
-from glip.downstream.items import Question, Region
+from glip.downstream.arms import Arm
+from glip.downstream.items import Question, Region, Size
 from glip.slices import COLORS
 
 FORMS = ("text", "drawn", "crops")
@@ -56,9 +56,7 @@ def length(text: str) -> int:
 
 
 def _entry(found: Region, size: Size, decimals: int) -> str:
-    x, y, w, h = found.bbox
-    corners = (x / size[0], y / size[1], (x + w) / size[0], (y + h) / size[1])
-    numbers = ", ".join(f"{min(max(c, 0.0), 1.0):.{decimals}f}" for c in corners)
+    numbers = ", ".join(f"{min(max(c, 0.0), 1.0):.{decimals}f}" for c in found.corners(size))
     return f"{found.phrase} [{numbers}] ({found.score:.{decimals}f})"
 
 

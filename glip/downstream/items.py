@@ -13,6 +13,8 @@ from etl.store import write_bytes
 
 Box = tuple[float, float, float, float]
 """[x, y, width, height] in pixels of the image."""
+Size = tuple[int, int]
+"""(width, height)."""
 SPLITS = ("train", "val", "test")
 
 
@@ -23,6 +25,11 @@ class Region:
     phrase: str
     bbox: Box
     score: float = 1.0
+
+    def corners(self, size: Size) -> Box:
+        """x1, y1, x2, y2 as shares of the width and height of the image."""
+        x, y, w, h = self.bbox
+        return x / size[0], y / size[1], (x + w) / size[0], (y + h) / size[1]
 
 
 @dataclass(frozen=True, slots=True)

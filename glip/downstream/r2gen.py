@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -94,7 +95,8 @@ class MemoryNorm(nn.Module):
 
     def forward(self, x: Tensor, memory: Tensor) -> Tensor:
         """x (B, L, D), memory (B, L, slots · D) → (B, L, D)."""
-        return (self.gamma + self.mlp_gamma(memory)) * _standard(x) + self.beta + self.mlp_beta(memory)
+        y: Tensor = (self.gamma + self.mlp_gamma(memory)) * _standard(x) + self.beta + self.mlp_beta(memory)
+        return y
 
 
 class RelationalMemory(nn.Module):
@@ -117,7 +119,8 @@ class RelationalMemory(nn.Module):
         new = memory + self.attn(memory, seen, seen)
         new = new + self.mlp(new)
         take, keep = (self.W(word[:, None]) + self.U(memory.tanh())).sigmoid().chunk(2, 2)
-        return take * new.tanh() + keep * memory
+        y: Tensor = take * new.tanh() + keep * memory
+        return y
 
     def forward(self, words: Tensor) -> Tensor:
         """words (B, L, D) → the memory after each, (B, L, slots · D)."""
@@ -136,6 +139,11 @@ class Residual(nn.Module):
         self.norm: nn.Module = MemoryNorm(width, slots) if slots else Norm(width)
         self.dropout = nn.Dropout(dropout)
 
+    def forward(self, x: Tensor, inner: Callable[[Tensor], Tensor], *memory: Tensor) -> Tensor:
+        """(B, L, D) → (B, L, D)."""
+        y: Tensor = x + self.dropout(inner(self.norm(x, *memory)))
+        return y
+
 
 class EncoderLayer(nn.Module):
     """Self-attention and a feed-forward layer."""
@@ -147,10 +155,8 @@ class EncoderLayer(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """x (B, N, D), mask (B, 1, N)."""
-        one, two = self.sublayer
-        y = one.norm(x)
-        x = x + one.dropout(self.self_attn(y, y, y, mask))
-        out: Tensor = x + two.dropout(self.feed_forward(two.norm(x)))
+        x = self.sublayer[0](x, lambda y: self.self_attn(y, y, y, mask))
+        out: Tensor = self.sublayer[1](x, self.feed_forward)
         return out
 
 
@@ -165,11 +171,9 @@ class DecoderLayer(nn.Module):
 
     def forward(self, x: Tensor, seen: Tensor, masks: tuple[Tensor, Tensor], memory: Tensor) -> Tensor:
         """x (B, L, D), seen (B, N, D), masks of seen (B, 1, N) and of words (B, L, L)."""
-        one, two, three = self.sublayer
-        y = one.norm(x, memory)
-        x = x + one.dropout(self.self_attn(y, y, y, masks[1]))
-        x = x + two.dropout(self.src_attn(two.norm(x, memory), seen, seen, masks[0]))
-        out: Tensor = x + three.dropout(self.feed_forward(three.norm(x, memory)))
+        x = self.sublayer[0](x, lambda y: self.self_attn(y, y, y, masks[1]), memory)
+        x = self.sublayer[1](x, lambda y: self.src_attn(y, seen, seen, masks[0]), memory)
+        out: Tensor = self.sublayer[2](x, self.feed_forward, memory)
         return out
 
 

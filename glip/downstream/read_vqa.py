@@ -8,7 +8,6 @@ from __future__ import annotations
 import io
 import json
 import pickle
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +37,7 @@ def slake(root: Path, *, language: str = "en") -> list[Question]:
     boxes = slake_regions(root / "imgs", sorted({str(row["img_name"]) for _, row in found}))
     return [
         Question(
-            id=str(row["qid"]), image=f"imgs/{row['img_name']}", question=str(row["question"]).strip(),
+            id=str(row["qid"]), image=str(row["img_name"]), question=str(row["question"]).strip(),
             answer=str(row["answer"]).strip(), kind=_kind(row, root), split=split,
             modality=MODALITIES.get(str(row.get("modality"))), group=str(row.get("content_type", "")),
             reference=boxes.get(str(row["img_name"])),
@@ -95,10 +94,9 @@ def vqa_rad(root: Path) -> list[Question]:
     451 to test (`phrase_type` begins with `test`), as the authors split them. Images have no modality: it is unknown.
     """
     rows = _rows(root / RAD)
-    folder = next((n for n in ("VQA_RAD Image Folder", "images") if (root / n).is_dir()), "VQA_RAD Image Folder")
     return [
         Question(
-            id=str(row["qid"]), image=f"{folder}/{row['image_name']}", question=str(row["question"]).strip(),
+            id=str(row["qid"]), image=str(row["image_name"]), question=str(row["question"]).strip(),
             answer=str(row["answer"]).strip(), kind=_kind(row, root), group=str(row.get("question_type", "")),
             split="test" if str(row["phrase_type"]).startswith("test") else "train",
         )
@@ -122,14 +120,11 @@ def path_vqa(root: Path) -> list[Question]:
             answer = str(next(iter(row["label"]), ""))
             closed = answer.lower() in ("yes", "no")
             found.append(Question(
-                id=f"{row['question_id']}-{n}", image=f"images/{split}/{row['img_id']}.jpg", question=str(row["sent"]),
+                id=f"{row['question_id']}-{n}", image=f"{split}/{row['img_id']}.jpg", question=str(row["sent"]),
                 answer=answer, kind="closed" if closed else "open", split=split, modality="pathology",
                 group=str(row.get("question_type", "")),
             ))  # fmt: skip
     return found
-
-
-READERS: dict[str, Callable[[Path], list[Question]]] = {"slake": slake, "vqa_rad": vqa_rad, "path_vqa": path_vqa}
 
 
 def _rows(path: Path) -> Rows:

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from glip.downstream.answers import normalise
-from glip.downstream.arms import Arm, Size
-from glip.downstream.items import Item, Question, Study, images_of
+from glip.downstream.arms import Arm
+from glip.downstream.items import Item, Question, Size, Study, images_of
 from glip.downstream.r2gen import R2Gen, R2GenConfig, generate
 from glip.downstream.vision import Seer, SeerConfig, Sight, sight
 from glip.downstream.vqa_model import VqaConfig, VqaModel
@@ -58,7 +58,7 @@ class Views:
     @property
     def channels(self) -> int:
         """Of the maps."""
-        return next(iter(self.maps.values())).shape[0]
+        return len(next(iter(self.maps.values())))
 
 
 def pixels(root: str, images: Sequence[str], *, side: int = 32) -> Maps:
@@ -145,7 +145,8 @@ def fit_reports(
         counted = _padded([[1] * (len(r) - 1) for r in reports])
         after = model.encoder_decoder(*look(batch), numbers[:, :-1])
         right = after.gather(2, numbers[:, 1:, None])[..., 0]
-        return -(right * counted).sum() / counted.sum()
+        y: Tensor = -(right * counted).sum() / counted.sum()
+        return y
 
     _descend(model, train, loss, how)
     found: dict[str, str] = {}
@@ -188,7 +189,7 @@ def _descend(model: nn.Module, train: Sequence[Any], loss: Callable[[Any], Tenso
         for places in _batches(order.tolist(), how.batch):
             value = loss([train[i] for i in places])
             optimizer.zero_grad()
-            value.backward()  # type: ignore[no-untyped-call]
+            value.backward()
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             schedule.step()

@@ -15,8 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from glip.downstream.arms import Size
-from glip.downstream.items import Region
+from glip.downstream.items import Region, Size
 from glip.downstream.words import Vocabulary
 
 
@@ -115,10 +114,9 @@ def sight(
     length = max([1, *(len(w) for row in words for w in row)])
     boxes, scores = np.zeros((len(kept), count, 4), np.float32), np.zeros((len(kept), count), np.float32)
     numbers, present = np.zeros((len(kept), count, length), np.int64), np.zeros((len(kept), count), bool)
-    for n, (row, (width, height)) in enumerate(zip(kept, sizes, strict=True)):
+    for n, (row, size) in enumerate(zip(kept, sizes, strict=True)):
         for m, found in enumerate(row):
-            x, y, w, h = found.bbox
-            boxes[n, m] = np.clip([x / width, y / height, (x + w) / width, (y + h) / height], 0, 1)
+            boxes[n, m] = np.clip(found.corners(size), 0, 1)
             scores[n, m], present[n, m] = found.score, True
             numbers[n, m, : len(words[n][m])] = words[n][m]
     return Sight(torch.from_numpy(np.stack(maps)), *map(torch.from_numpy, (boxes, scores, numbers, present)))
