@@ -7,7 +7,17 @@ from typing import Annotated, Any
 
 import typer
 
-from etl import cli_check, cli_evaluate, cli_experiment, cli_explore, cli_fetch, cli_labels, cli_sources, cli_train
+from etl import (
+    cli_check,
+    cli_downstream,
+    cli_evaluate,
+    cli_experiment,
+    cli_explore,
+    cli_fetch,
+    cli_labels,
+    cli_sources,
+    cli_train,
+)
 from etl.cli_common import BUNDLED, AsJson, Manifests, Maps, Out, Raw, Source, manifests_of, named, told
 from etl.errors import Failure, UsageError
 from stages import STAGES
@@ -18,6 +28,7 @@ app.add_typer(cli_sources.app, name="sources")
 cli_train.register(app)
 cli_experiment.register(app)
 app.add_typer(cli_labels.labels_app, name="labels")
+app.add_typer(cli_downstream.downstream_app, name="downstream")
 for command in (cli_check.leakcheck, cli_check.diff, cli_check.report, cli_evaluate.evaluate, cli_explore.explore):
     app.command()(command)
 

@@ -131,8 +131,9 @@ def _embedder(ontology: Any) -> Any:
 def _panel(models: list[str] | None, votes: int, cache: Path | None, timeout: float) -> Any:
     if not models:
         return None
+    from etl.endpoint import Cache
     from etl.label_suggest import Panel
-    from etl.llm import Cache, Chooser
+    from etl.llm import Chooser
 
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     path = cache or home / "medglip-etl" / "labels.jsonl"

@@ -22,7 +22,7 @@ def register(app: typer.Typer) -> None:
 
 
 def require_torch() -> None:
-    """Raises Failure where the packages of the model are not installed."""
+    """Failure with the way out where the packages of the model are missing."""
     try:
         import torch  # noqa: F401
         import transformers  # noqa: F401
