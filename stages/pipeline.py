@@ -148,7 +148,7 @@ def naming(work: Work, options: Options) -> Naming:
             near = suggestion(entry.label, ontology.labels)
             raise UsageError(f"label map of {work.slug}: '{raw}' is mapped to '{entry.label}', which is no label of "
                              f"the ontology{near}; `medglip-etl labels list` shows them")
-    return Naming(mapping, ontology)
+    return Naming(mapping, ontology, options.accept_proposed)
 
 
 def _stream(

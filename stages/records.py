@@ -38,11 +38,17 @@ class Naming:
 
     mapping: dict[str, Mapping]
     ontology: Ontology
+    accept_proposed: bool = False
 
     def ids(self) -> dict[str, int]:
         """Raw label -> label id, of every entry that is not rejected."""
         named = {raw: m.label for raw, m in self.mapping.items() if m.label and m.status != "rejected"}
         return {raw: self.ontology.labels[label].id for raw, label in named.items()}
+
+    def used(self) -> dict[str, int]:
+        """Raw label -> label id, of the entries that reach the dataset."""
+        status = {raw: m.status for raw, m in self.mapping.items()}
+        return {raw: n for raw, n in self.ids().items() if self.accept_proposed or status[raw] == "approved"}
 
     @property
     def width(self) -> int:
@@ -126,7 +132,7 @@ class _Cases:
 
 
 def _annotated(pairs: list[tuple[dict[str, Any], Case]], manifest: Manifest, naming: Naming) -> Flags:
-    ids, flags = naming.ids(), np.zeros((len(pairs), naming.width), bool)
+    ids, flags = naming.used(), np.zeros((len(pairs), naming.width), bool)
     known: dict[Any, list[int]] = {}
     for row, (image, case) in enumerate(pairs):
         unsure = frozenset(image.get("unsure", ()))
