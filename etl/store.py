@@ -3,12 +3,15 @@
 import hashlib
 import json
 import os
+import shutil
 import uuid
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+COPIED = 4 * 2**20  # bytes copied at a time
 
 
 def digest(value: Any) -> str:
@@ -29,6 +32,27 @@ def write_bytes(path: Path, data: bytes) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def append(path: Path, target: IO[bytes]) -> None:
+    """Adds a file's bytes to an open one."""
+    with path.open("rb") as source:
+        shutil.copyfileobj(source, target, COPIED)
+
+
+def link(path: Path, target: Path) -> None:
+    """The same file under another name, without a copy where the file system can."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(path, target)
+    except OSError:
+        shutil.copyfile(path, target)
 
 
 def write_table(path: Path, table: pa.Table) -> None:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from etl import store
 from etl.errors import Failure
 from etl.frames import QUARANTINE, REJECTED
 from etl.records import Ledger, Refused
@@ -31,11 +29,6 @@ def quarantine(work: Work, results: list[Result], selection: Selection, options:
     table = table.add_column(0, "source", pa.repeat(work.slug, len(table))).cast(QUARANTINE)
     keys = [(name, "ascending", "at_start") for name in QUARANTINE.names[1:-1]]
     return table.take(pc.sort_indices(table, sort_keys=keys))
-
-
-def write_quarantine(folder: Path, slug: str, table: pa.Table) -> None:
-    """`<slug>.parquet` in a folder."""
-    store.write_table(folder / f"{slug}.parquet", table)
 
 
 def counts(column: pa.ChunkedArray) -> dict[str, int]:
@@ -89,6 +82,20 @@ class Books:
             raw = pq.read_table(folder / f"{name}.parquet", columns=["raw_label"])["raw_label"]
             for label, n in counts(raw).items():
                 self.too_small.setdefault(label, {"kept": 0, "dropped": 0})[what] += n
+
+    def state(self) -> dict[str, Any]:
+        """The books as plain values."""
+        return {"cases": self.cases, "regions": self.regions, "too_small": self.too_small, "resampled": self.resampled}
+
+    def join(self, state: dict[str, Any]) -> None:
+        """Enters the books of another."""
+        for mine, theirs in ((self.cases, state["cases"]), (self.regions, state["regions"])):
+            for stage, book in theirs.items():
+                _enter(mine, stage, book)
+        for label, counts in state["too_small"].items():
+            for what, n in counts.items():
+                self.too_small.setdefault(label, {"kept": 0, "dropped": 0})[what] += n
+        self.resampled |= state["resampled"]
 
     def ledger(self, exported: int, extra: dict[str, Any], refused: list[Refused]) -> Ledger:
         """The balanced books, given how many regions were written.

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 
 from etl import geometry
 from etl.errors import Failure, UsageError
-from etl.results import committed
+from etl.results import by_batch, committed, read
 
 
 def locate(out: Path, region: str) -> dict[str, Any]:
@@ -57,7 +57,8 @@ def _origin(out: Path, image: dict[str, Any], bbox: list[int]) -> dict[str, Any]
     stages, source = out / "stages", image["source"]
     keys = pq.read_table(stages / "decode" / source / "cases.parquet", columns=["key"])["key"].to_pylist()
     results = committed(stages / "slice" / source, 1.0)
-    for result in (results[key] for key in keys if key in results):
+    for result in (r for members in by_batch([results[k] for k in keys if k in results]).values()
+                   for r in read(members)):
         for facts in result.images:
             if facts["case"] == image["case"]:
                 space = _space(facts, image, bbox)
