@@ -14,7 +14,7 @@ from etl.jsontext import arrays, floats, id_texts, integers, joined, objects, te
 from etl.labelmap import Ontology
 from etl.labeltable import LabelTable, Matrix
 from etl.records import SPLITS, Page, array, id_lists, id_matrix
-from etl.store import append
+from etl.store import Files, append
 
 KINDS = ("images", "annotations")
 BETWEEN = b",\n"
@@ -148,15 +148,15 @@ def levels(split: str) -> tuple[str, str]:
     return f"{split}.labels", split
 
 
-def compose(parts: list[Path], folder: Path, ontology: Ontology, licenses: Map[str, int]) -> None:
+def compose(parts: Files, folder: Path, ontology: Ontology, licenses: Map[str, int]) -> None:
     """Writes the COCO files of all splits in `folder` from what `CocoWriter` left of each source, in key order."""
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     for split in SPLITS:
         for name, categories in zip(levels(split), (label_categories, region_categories), strict=True):
             with (folder / f"{name}.json").open("wb") as target:
                 target.write(b"{")
                 for kind in KINDS:
-                    found = [path for part in parts if (path := part / f"{name}.{kind}").exists()]
+                    found = [part / f"{name}.{kind}" for part, names in parts.items() if f"{name}.{kind}" in names]
                     target.write(f'"{kind}":['.encode())
                     for number, path in enumerate(found):
                         target.write(BETWEEN if number else b"\n")

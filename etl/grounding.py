@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 
 from etl.jsontext import arrays, integers, lists, objects, texts, together
 from etl.records import SPLITS, Page, array
-from etl.store import append
+from etl.store import Files, append
 
 BETWEEN = ". "
 
@@ -74,11 +74,11 @@ class GroundingWriter:
             file.close()
 
 
-def compose(parts: list[Path], folder: Path) -> None:
+def compose(parts: Files, folder: Path) -> None:
     """Writes the grounding files of all splits in `folder` from what `GroundingWriter` left of each source."""
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     for split in SPLITS:
         with (folder / f"{split}.jsonl").open("wb") as target:
-            for path in (part / f"{split}.jsonl" for part in parts):
-                if path.exists():
-                    append(path, target)
+            for part, names in parts.items():
+                if f"{split}.jsonl" in names:
+                    append(part / f"{split}.jsonl", target)

@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
+
+from etl import store
 
 SPLITS = ("train", "val", "test")
 NAME = pa.dictionary(pa.int32(), pa.string())
@@ -113,7 +114,7 @@ class Refused:
     @staticmethod
     def read(path: Path) -> list["Refused"]:
         """The pictures of a file that holds such a table."""
-        return [Refused(**row) for row in pq.read_table(path).to_pylist()]
+        return [Refused(**row) for row in store.read_table(path).to_pylist()]
 
 
 @dataclass(slots=True)

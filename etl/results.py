@@ -68,7 +68,7 @@ Held = TypeVar("Held", Committed, Result)
 def open_part(batch: Path, kind: str) -> pq.ParquetFile:
     """The `regions` or `images` of a whole batch; names come dictionary-encoded."""
     columns = {"regions": REGIONS, "images": IMAGES}[kind].names
-    return pq.ParquetFile(_file(batch, kind), read_dictionary=[name for name in columns if name in NAMES])
+    return pq.ParquetFile(store.opened(_file(batch, kind)), read_dictionary=[name for name in columns if name in NAMES])
 
 
 def part_size(batch: Path, kind: str) -> int:
@@ -80,16 +80,25 @@ def _file(batch: Path, kind: str) -> Path:
     return batch.with_name(f"{batch.name}.{kind}.parquet")
 
 
+def files_of(batch: Path) -> list[Path]:
+    """The files of a batch in the order in which they are to be put somewhere else: the commit mark last."""
+    return [_file(batch, kind) for kind in ("regions", "images", "cases")]
+
+
 def committed(folder: Path, encode_from: float) -> dict[str, Committed]:
     """Where the result of each key is in a folder, of those that encoded slices at least from `encode_from` up."""
     found: dict[str, Committed] = {}
-    for path in sorted(folder.glob("*.cases.parquet")):
+    paths = sorted(folder.glob("*.cases.parquet"))
+    for path, table in zip(paths, store.each(_keys, paths), strict=True):
         batch = path.with_name(path.name.removesuffix(".cases.parquet"))
-        table = pq.ParquetFile(path).read(["key", "encode_from"], use_threads=False)
         for row, (key, area) in enumerate(zip(*(column.to_pylist() for column in table.columns), strict=True)):
             if area <= encode_from and (key not in found or area < found[key].encode_from):
                 found[key] = Committed(key, area, batch, row, len(table))
     return found
+
+
+def _keys(path: Path) -> pa.Table:
+    return pq.ParquetFile(store.opened(path)).read(["key", "encode_from"], use_threads=False)
 
 
 def by_batch(chosen: Sequence[Held]) -> dict[Path, list[Held]]:
@@ -104,7 +113,7 @@ def read(chosen: Sequence[Committed]) -> list[Result]:
     """These results, in their order; each batch is read once."""
     found: dict[str, Result] = {}
     for batch, members in by_batch(chosen).items():
-        rows = pq.ParquetFile(_file(batch, "cases")).read(use_threads=False).to_pylist()
+        rows = pq.ParquetFile(store.opened(_file(batch, "cases"))).read(use_threads=False).to_pylist()
         for at in members:
             row = rows[at.row]
             texts = {name: orjson.loads(row[name]) for name in ("images", "rejected")}

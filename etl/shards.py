@@ -1,7 +1,7 @@
 """The master: Parquet shards of one row an image, with the PNG in the row."""
 
 import json
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -12,8 +12,9 @@ import pyarrow.parquet as pq
 
 from etl.labeltable import LabelTable
 from etl.records import SPLITS, Page
-from etl.store import link
+from etl.store import Files, link
 
+FOLDER = "shards"
 GROUP_ROWS = 200
 GROUP_BYTES = 32 * 2**20  # pending bytes that end a row group early
 SHARD_BYTES = 400 * 10**6  # a shard that reached this is closed
@@ -210,13 +211,18 @@ class ShardWriter:
             part.close()
 
 
-def compose(parts: list[Path], folder: Path) -> None:
+def compose(parts: Files, folder: Path) -> None:
     """Puts the shards of all sources together; each modality has a shard in each split, also an empty one."""
-    found = [(path, path.relative_to(part)) for part in parts for path in part.rglob("*.parquet")]
-    for path, name in found:
-        link(path, folder / name)
-    for modality in {name.parts[1] for _, name in found}:
+    there = set()
+    for part, names in parts.items():
+        for name in names:
+            if name.startswith(f"{FOLDER}/"):
+                path = PurePosixPath(name).relative_to(FOLDER)
+                link(part / name, folder / path)
+                there.add(path.parts[:2])
+    for modality in sorted({modality for _, modality in there}):
         for split in SPLITS:
-            if not (folder / split / modality).exists():
+            if (split, modality) not in there:
                 (folder / split / modality).mkdir(parents=True)
-                writer(folder / split / modality / "part-00000.parquet", schema()).close()
+                with (folder / split / modality / "part-00000.parquet").open("wb") as sink:
+                    writer(sink, schema()).close()

@@ -6,8 +6,8 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
+from etl import store
 from etl.errors import Failure
 from etl.frames import QUARANTINE, REJECTED
 from etl.records import Ledger, Refused
@@ -24,7 +24,7 @@ def quarantine(work: Work, results: list[Result], selection: Selection, options:
     rows = [*work.rejected, *(row for result in results for row in result.rejected)]
     if work.private:  # what a case's files are called stays in stages/
         rows = [row | {"detail": None} for row in rows]
-    tables = [pq.read_table(options.stage(stage, work.slug) / "rejected.parquet") for stage in REJECTING]
+    tables = [store.read_table(options.stage(stage, work.slug) / "rejected.parquet") for stage in REJECTING]
     table = pa.concat_tables([pa.Table.from_pylist(rows, REJECTED), *tables, selection.rows])
     table = table.add_column(0, "source", pa.repeat(work.slug, len(table))).cast(QUARANTINE)
     keys = [(name, "ascending", "at_start") for name in QUARANTINE.names[1:-1]]
@@ -79,7 +79,7 @@ class Books:
     def _count_small(self, work: Work, options: Options) -> None:
         folder = options.stage("filter", work.slug)
         for what, name in (("dropped", "rejected"), ("kept", "regions")):
-            raw = pq.read_table(folder / f"{name}.parquet", columns=["raw_label"])["raw_label"]
+            raw = store.read_table(folder / f"{name}.parquet", ["raw_label"])["raw_label"]
             for label, n in counts(raw).items():
                 self.too_small.setdefault(label, {"kept": 0, "dropped": 0})[what] += n
 

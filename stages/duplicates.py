@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import orjson
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from etl import geometry, nearby, store
@@ -89,8 +88,7 @@ def images(
     gone = np.array([_code(number[case], AXES.index(axis), i) for case, axis, i in selection.left_out], np.int64)
     wanted = np.setdiff1d(wanted, gone)
     parts = [NO_ROWS]
-    for n, batch in enumerate(groups):
-        rows = open_part(batch, "images").read(COLUMNS, use_threads=False)
+    for n, rows in enumerate(store.each(_hashes, groups)):
         code = _codes(rows, number)
         use = np.isin(code, wanted) & (np.array(held, np.int32)[code >> CASE_BITS] == n)
         told = b"".join(p or bytes(16) for p in rows["pixels"].filter(pa.array(use)).to_pylist())
@@ -100,6 +98,10 @@ def images(
     return Images(work.slug, len(work.units), work.folder, cases, [batch.name for batch in groups],
                   (at >> CASE_BITS).astype(np.int32), (at >> AXIS_BITS & 0xFF).astype(np.int8),
                   (at & 0xFFFFFFFF).astype(np.int32), place, pixels, coarse, fine)  # fmt: skip
+
+
+def _hashes(batch: Path) -> pa.Table:
+    return open_part(batch, "images").read(COLUMNS, use_threads=False)
 
 
 CASE_BITS, AXIS_BITS = 40, 32
@@ -153,7 +155,7 @@ def noted(folder: Path, key: str, make: Callable[[], Images]) -> str:
 
 def _loaded(folder: Path, batches: Path) -> Images:
     """The images noted in a folder; the files of their batches are in `batches`."""
-    report, rows = store.read_json(folder / "report.json"), pq.read_table(folder / "rows.parquet")
+    report, rows = store.read_json(folder / "report.json"), store.read_table(folder / "rows.parquet")
     cases = [_Case(name, subject, split, native, tuple(shape), np.frombuffer(base64.b64decode(sketch), np.uint64))
              for name, subject, split, native, shape, sketch in orjson.loads((folder / "cases.json").read_bytes())]
     pixels = np.frombuffer(b"".join(rows["pixels"].to_pylist()), np.uint64).reshape(-1, 2)

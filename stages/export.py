@@ -1,4 +1,4 @@
-"""The last stage: accepted images and regions → the dataset folder, swapped in by a rename.
+"""The last stage: accepted images and regions → the dataset folder, there as a whole.
 
 Every source has a part of the dataset, in `stages/export/<source>/`: its lines of the JSON files, its shards, its
 numbers. A part is made again only if something it is made from has changed; joining them copies and links.
@@ -6,7 +6,6 @@ numbers. A part is made again only if something it is made from has changed; joi
 
 import hashlib
 import re
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -36,6 +35,7 @@ from etl.samples import Samples, samples_of
 CASE_BYTES = 120
 HASH_DIGITS = 16
 PNG_LIMIT = 100_000
+MARK = "stats.json"  # written last
 VERSION = 1
 
 
@@ -117,56 +117,54 @@ def export(
     Raises:
         Failure: an image is out of order, has no region, or has an unknown split.
     """
-    final, fresh = out / "dataset", out / "dataset.tmp"
-    recover(final)
-    shutil.rmtree(fresh, ignore_errors=True)
+    final = out / "dataset"
     labels = label_table(ontology)
     status = {slug: manifest.status for slug, manifest in manifests.items()}
-    place, folders, reports, last = Place(), [], [], ""
+    place, files, reports, last = Place(), {}, [], ""
     with ThreadPoolExecutor(2) as pool:
         for share in shares:
             if f"{share.slug}/" <= last:
                 raise Failure(f"images are not in key order: {share.slug}/ after {last}")
             last = f"{share.slug}/"
             folder = out / "stages" / "export" / share.slug
-            report = kept(folder, share.key, place)
+            files[folder] = set(store.names(folder))
+            report = kept(folder, files[folder], share.key, place)
             if report is None:
                 report = make_part(share, folder, place, labels, status.get(share.slug, "unverified"), pool)
+                files[folder] = set(store.names(folder))
             place = place.after(report)
-            folders.append(folder)
             reports.append(report)
-    books = ledger([report["account"] for report in reports], folders)
+    books = ledger([report["account"] for report in reports], list(files))
     numbers = stats.together([report["tally"] for report in reports], books)
-    coco.compose(folders, fresh / "annotations", ontology, place.licenses)
-    grounding.compose(folders, fresh / "grounding")
-    shards.compose([folder / "shards" for folder in folders], fresh / "shards")
+    fresh = store.begun(final, MARK)
+    coco.compose(files, fresh / "annotations", ontology, place.licenses)
+    grounding.compose(files, fresh / "grounding")
+    shards.compose(files, fresh / "shards")
     if numbers["images"] <= PNG_LIMIT if png is None else png:
-        for folder in folders:
+        for folder in files:
             write_images(folder / "shards", fresh / "images")
     sheet = Samples()
-    for folder in folders:
+    for folder in files:
         sheet.join(Samples.load((folder / "samples.json").read_bytes()))
-    known = {f"shards/{name}": digest for report in reports for name, digest in report["shards"].items()}
+    known = {name: digest for report in reports for name, digest in report["shards"].items()}
     write_pages(fresh, numbers, manifests, sheet, books.refused, known)
-    swap(fresh, final)
+    store.settled(fresh, final)
     return numbers
 
 
-def kept(folder: Path, key: str, place: Place) -> dict[str, Any] | None:
+def kept(folder: Path, files: set[str], key: str, place: Place) -> dict[str, Any] | None:
     """The report of the part in a folder, if it was made from what `key` stands for and for this place."""
-    report: dict[str, Any] | None = store.read_json(folder / "report.json")
+    report: dict[str, Any] | None = store.read_json(folder / "report.json") if files else None
     if report is None or report["key"] != key or not place.holds(report):
         return None
-    return report if all((folder / "shards" / name).exists() for name in report["shards"]) else None
+    return report if files.issuperset(report["shards"]) else None
 
 
 def make_part(
     share: Share, folder: Path, place: Place, labels: LabelTable, status: str, pool: ThreadPoolExecutor
 ) -> dict[str, Any]:
     """Makes the part of a source at a place; returns its report, which is in the folder too."""
-    fresh = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir(parents=True)
+    fresh = store.begun(folder, "report.json")
     account, pages = share.make(fresh)
     tally, sheet = stats.Tally(labels), Samples()
     with (
@@ -186,11 +184,10 @@ def make_part(
     report = {
         "key": share.key, "first": [place.image, place.region], "account": account, "tally": tally.result(),
         "licenses": [[name, n] for name, n in annotations.used.items()],
-        "shards": {path.relative_to(fresh / "shards").as_posix(): store.sha256(path) for path in written},
+        "shards": {path.relative_to(fresh).as_posix(): store.sha256(path) for path in written},
     }  # fmt: skip
     store.write_json(fresh / "report.json", report)
-    shutil.rmtree(folder, ignore_errors=True)
-    fresh.rename(folder)
+    store.settled(fresh, folder)
     return report
 
 
@@ -253,7 +250,7 @@ def checked(page: Page, last: str) -> str:
 def write_images(rows: Path, folder: Path) -> None:
     """Writes the loose images of these shards."""
     for path in sorted(rows.rglob("*.parquet")):
-        file = pq.ParquetFile(path)
+        file = pq.ParquetFile(store.opened(path))
         for group in range(file.num_row_groups):
             table = file.read_row_group(group, ["file_name", "image.bytes"])
             data = pc.struct_field(table["image"].combine_chunks(), "bytes")
@@ -271,25 +268,8 @@ def write_pages(
     options = orjson.OPT_SORT_KEYS | orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS
     used = [manifests[slug] for slug in sorted(numbers["by"]["source"]) if slug in manifests]
     text = orjson.dumps(numbers, option=options)
-    (folder / "stats.json").write_bytes(text)
     (folder / "README.md").write_text(readme(numbers, used), encoding="utf-8")
     (folder / "croissant.json").write_bytes(orjson.dumps(croissant(numbers, used, folder, known), option=options))
     (folder / "report").mkdir()
     (folder / "report" / "index.html").write_text(html_page(orjson.loads(text), sheet, refused), encoding="utf-8")
-
-
-def recover(folder: Path) -> None:
-    """Puts the old folder back if a swap was cut off between its two renames."""
-    old = folder.with_name(f"{folder.name}.old")
-    if old.exists() and not folder.exists():
-        old.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def swap(fresh: Path, folder: Path) -> None:
-    """Makes `fresh` the folder."""
-    old = folder.with_name(f"{folder.name}.old")
-    if folder.exists():
-        folder.rename(old)
-    fresh.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
+    (folder / MARK).write_bytes(text)

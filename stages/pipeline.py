@@ -1,7 +1,6 @@
 """All stages of a build, in order: the inventory, slicing over Dask, table work per source, export."""
 
 import hashlib
-import shutil
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -119,12 +118,10 @@ def _ledger(
 
 def _swap_quarantine(works: list[Work], options: Options) -> None:
     folder = options.out / "quarantine"
-    aside = folder.with_name("quarantine.tmp")
-    export.recover(folder)
-    shutil.rmtree(aside, ignore_errors=True)
+    aside = store.begun(folder)
     for work in works:
         store.link(options.stage("export", work.slug) / "quarantine.parquet", aside / f"{work.slug}.parquet")
-    export.swap(aside, folder)
+    store.settled(aside, folder)
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,8 +219,8 @@ def naming(work: Work, ontology: Ontology, options: Options) -> Naming:
 def forget(manifests: Iterable[Manifest], options: Options) -> None:
     """Remove the stage results of these sources."""
     for manifest in manifests:
-        for folder in (options.out / "stages").glob(f"*/{manifest.slug}"):
-            shutil.rmtree(folder)
+        for name in (*STAGES, "copies"):
+            store.remove_tree(options.stage(name, manifest.slug))
 
 
 def run_stage(name: str, chosen: list[Manifest], known: dict[str, Manifest], options: Options) -> str:

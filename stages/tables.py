@@ -2,12 +2,12 @@
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from etl import store
 from etl.frames import MEASURED, REJECTED
@@ -58,7 +58,7 @@ def key_of(stage: str, work: Work, options: Options) -> str:
 
 def regions_of(stage: str, work: Work, options: Options) -> pa.Table:
     """The regions that a stage let through, each column in one piece."""
-    return pq.read_table(options.stage(stage, work.slug) / "regions.parquet").unify_dictionaries().combine_chunks()
+    return store.read_table(options.stage(stage, work.slug) / "regions.parquet").unify_dictionaries().combine_chunks()
 
 
 def _step(folder: Any, before: pa.Table, process: Process) -> dict[str, int]:
@@ -72,12 +72,16 @@ def _step(folder: Any, before: pa.Table, process: Process) -> dict[str, int]:
 def _sliced(results: list[Committed]) -> pa.Table:
     """The regions of these results, in the columns of MEASURED."""
     tables = [MEASURED.empty_table()]
-    for number, (batch, members) in enumerate(by_batch(results).items()):
-        table = open_part(batch, "regions").read(SMALL, use_threads=False)
+    groups = by_batch(results)
+    for number, (members, table) in enumerate(zip(groups.values(), store.each(_measured, groups), strict=True)):
         places = np.full(len(table), number, np.int32), np.arange(len(table), dtype=np.int32)
         table = pa.table([*table.columns, *map(pa.array, places)], schema=MEASURED)
         tables.append(table if len(members) == members[0].rows else _of_cases(table, members))
     return pa.concat_tables(tables).unify_dictionaries().combine_chunks()
+
+
+def _measured(batch: Path) -> pa.Table:
+    return open_part(batch, "regions").read(SMALL, use_threads=False)
 
 
 def _of_cases(table: pa.Table, members: list[Committed]) -> pa.Table:
