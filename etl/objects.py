@@ -64,7 +64,8 @@ class S3Path(PurePosixPath):
     __slots__ = ()
 
     def __str__(self) -> str:
-        return SCHEME + "/".join(self.parts[1:])
+        whole = self.parts[:1] == ("s3:",)  # else it is the part of a path behind another
+        return SCHEME + "/".join(self.parts[1:]) if whole else "/".join(self.parts)
 
     def __fspath__(self) -> str:
         raise TypeError(f"{self} is no file of this machine")

@@ -76,7 +76,7 @@ def images(
     number: dict[str, int] = {}
     held: list[int] = []  # the number of the batch of each case
     groups = by_batch(chosen)
-    batch_of = {batch: n for n, batch in enumerate(groups)}
+    batch_of = {path: n for n, path in enumerate(groups)}
     for result, case in zip(read(chosen), work.cases, strict=True):
         for facts in result.images:
             number[facts["case"]] = len(cases)
@@ -87,15 +87,16 @@ def images(
     wanted = _codes(kept.group_by(SLICE).aggregate([]), number)
     gone = np.array([_code(number[case], AXES.index(axis), i) for case, axis, i in selection.left_out], np.int64)
     wanted = np.setdiff1d(wanted, gone)
-    parts = [NO_ROWS]
+    parts, batch = [NO_ROWS], np.array([*held, -1], np.int32)
     for n, rows in enumerate(store.each(_hashes, groups)):
         code = _codes(rows, number)
-        use = np.isin(code, wanted) & (np.array(held, np.int32)[code >> CASE_BITS] == n)
+        near = np.searchsorted(wanted, code).clip(max=max(0, wanted.size - 1))  # `isin` would sort all of them again
+        use = (wanted[near] == code if wanted.size else np.zeros(code.size, bool)) & (batch[code >> CASE_BITS] == n)
         told = b"".join(p or bytes(16) for p in rows["pixels"].filter(pa.array(use)).to_pylist())
         parts.append((code[use], np.full(use.sum(), n, np.int32), np.frombuffer(told, np.uint64).reshape(-1, 2),
                       *(rows[name].to_numpy()[use] for name in ("coarse", "fine"))))  # fmt: skip
     at, place, pixels, coarse, fine = (np.concatenate(column) for column in zip(*parts, strict=True))
-    return Images(work.slug, len(work.units), work.folder, cases, [batch.name for batch in groups],
+    return Images(work.slug, len(work.units), work.folder, cases, [path.name for path in groups],
                   (at >> CASE_BITS).astype(np.int32), (at >> AXIS_BITS & 0xFF).astype(np.int8),
                   (at & 0xFFFFFFFF).astype(np.int32), place, pixels, coarse, fine)  # fmt: skip
 
