@@ -55,9 +55,9 @@ def test_one_line(demo: Path, tmp_path: Path, source: str, label: str | None) ->
     assert tree(folder / "out") == tree(folder / "fresh")
 
     found = json.loads(medglip("diff", demo / "out", folder / "out", "--json").stdout)
-    told = json.loads(medglip("labels", "diff", demo / "label_maps", folder / "label_maps", "--out", demo / "out",
-                              "--json").stdout)  # fmt: skip
-    (row,) = told["changes"] if isinstance(told, dict) else told
+    told = json.loads(medglip("labels", "diff", demo / "label_maps", folder / "label_maps", "--dataset",
+                              demo / "out", "--json").stdout)  # fmt: skip
+    (row,) = told["changes"]
     assert (row["source"], row["raw_label"]) == (source, raw)
     moved = row["regions"]
     assert moved > 0
