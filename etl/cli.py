@@ -18,8 +18,9 @@ from etl import (
     cli_sources,
     cli_train,
 )
-from etl.cli_common import BUNDLED, AsJson, Manifests, Maps, Out, Raw, Source, manifests_of, named, told
+from etl.cli_common import BUNDLED, AsJson, Built, Manifests, Maps, Out, Raw, Source, manifests_of, named, told
 from etl.errors import Failure, UsageError
+from etl.objects import is_remote
 from stages import STAGES
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -132,6 +133,8 @@ def _fetch(raw: Path, source: list[str] | None, manifests: Path | None) -> None:
     """`stage fetch`: never all sources at once by mistake, they are terabytes."""
     if not source:
         raise UsageError("fetch: name what to fetch, with --source S for each source or group")
+    if is_remote(raw):
+        raise UsageError(f"--raw {raw}: fetch brings files to a folder of this machine; copy that to the store")
     known = manifests_of(manifests)
     cli_fetch.bring(named(known, source), known, raw)
 
@@ -178,7 +181,7 @@ def _printed(reports: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 
 @app.command()
 @told
-def locate(out: Path, region: str, as_json: AsJson = False) -> None:
+def locate(out: Built, region: str, as_json: AsJson = False) -> None:
     """A region (id or key) in its source: file, SHA-256, voxel and patient coordinates (mm, RAS+).
 
     Example: medglip-etl locate out 17
@@ -203,15 +206,17 @@ def demo(folder: Path) -> None:
 
 @app.command()
 @told
-def stats(out: Path, as_json: AsJson = False) -> None:
+def stats(out: Built, as_json: AsJson = False) -> None:
     """The numbers of a built dataset.
 
     Example: medglip-etl stats out
     """
+    from etl.store import read_json
+
     path = out / "dataset" / "stats.json"
-    if not path.exists():
+    numbers = read_json(path)
+    if numbers is None:
         raise Failure(f"{path} is not there; run `medglip-etl build` first")
-    numbers = json.loads(path.read_text())
     if as_json:
         print(json.dumps(numbers))
         return
@@ -226,17 +231,19 @@ def stats(out: Path, as_json: AsJson = False) -> None:
 
 @app.command()
 @told
-def quarantine(out: Path, as_json: AsJson = False) -> None:
+def quarantine(out: Built, as_json: AsJson = False) -> None:
     """What came in and was not used, by source, stage and reason.
 
     Example: medglip-etl quarantine out
     """
     import pandas as pd
 
+    from etl.store import opened
+
     files = sorted((out / "quarantine").glob("*.parquet"))
     if not files:
         raise Failure(f"no quarantine below {out}; run `medglip-etl build` first")
-    rows = pd.concat([pd.read_parquet(f, columns=["source", "stage", "reason"]) for f in files])
+    rows = pd.concat([pd.read_parquet(opened(f), columns=["source", "stage", "reason"]) for f in files])
     by = rows.groupby(["source", "stage", "reason"]).size().reset_index(name="n")
     if as_json:
         print(json.dumps({"rows": len(rows), "by": by.to_dict("records")}))

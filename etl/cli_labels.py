@@ -277,8 +277,8 @@ def labels_diff(
     if crops is not None and dataset is None:
         raise UsageError("--crops needs --dataset, where the pixels are")
     with ExitStack() as stack:
-        one = label_diff.state(_side(before, stack))
-        other = label_diff.state(_side(after, stack) if after else BUNDLED / "label_maps")
+        bundled = BUNDLED / "label_maps"
+        one, other = (label_diff.state(_side(side, stack) if side else bundled, bundled) for side in (before, after))
     found = label_diff.changes(one, other)
     numbers = label_diff.moved(found, dataset, crops) if dataset else {}
     if as_json:

@@ -48,10 +48,10 @@ class Moved:
     crops: list[str] = field(default_factory=list)
 
 
-def state(folder: Path) -> State:
-    """The ontology and maps of a `label_maps` folder."""
+def state(folder: Path, *below: Path) -> State:
+    """The ontology and maps of a `label_maps` folder; without an ontology of its own it lies over that `below`."""
     slugs = sorted(p.stem for p in (folder / "sources").glob("*.yaml"))
-    return State(load_ontology(folder), {slug: load_label_map(slug, folder) for slug in slugs})
+    return State(load_ontology(*below, folder), {slug: load_label_map(slug, folder) for slug in slugs})
 
 
 def checkout(revision: str, repository: Path, into: Path) -> Path:
@@ -103,9 +103,17 @@ def moved(found: Sequence[Change], out: Path, crops: Path | None = None) -> dict
     for shard in shards:
         file = pq.ParquetFile(shard)
         for group in range(file.num_row_groups):
-            _count(file, group, counts, crops)
+            if _may_hold(file.metadata.row_group(group), {source for source, _ in counts}):
+                _count(file, group, counts, crops)
     _count_quarantine(counts, out)
     return counts
+
+
+def _may_hold(group: Any, sources: set[str]) -> bool:
+    """Whether a row group may hold one of these sources, by its statistics."""
+    columns = (group.column(n) for n in range(group.num_columns))
+    known = next((c.statistics for c in columns if c.path_in_schema == "source"), None)
+    return known is None or not known.has_min_max or any(known.min <= source <= known.max for source in sources)
 
 
 def _count(file: Any, group: int, counts: Map[tuple[str, str], Moved], crops: Path | None) -> None:

@@ -277,7 +277,7 @@ def rewrite(out: Path) -> Path:
     for rows in _rows(out / "dataset" / "shards"):
         chosen.add(samples_in(rows))
     kept = out / "stages" / "export" / "refused.parquet"
-    refused = [Refused(**row) for row in pq.read_table(kept).to_pylist()] if kept.exists() else []
+    refused = Refused.read(kept) if kept.exists() else []
     target = out / "dataset" / "report" / "index.html"
     store.write_bytes(target, page(json.loads(path.read_text()), chosen, refused).encode())
     return target

@@ -7,9 +7,12 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+from etl.errors import Failure
+
 U = TypeVar("U")
 R = TypeVar("R")
 IN_FLIGHT_PER_THREAD = 4
+LOST = "the Dask scheduler is gone; give the same command again when it is back: what was done is kept"
 
 
 class Pool:
@@ -26,7 +29,7 @@ class Pool:
         A bounded number is in flight, so a million units never sit in the scheduler; one at a time if `alone`,
         so that a unit cannot be blamed for what its neighbour did.
         """
-        from distributed import KilledWorker, as_completed
+        from distributed import CancelledError, KilledWorker, as_completed
 
         waiting = iter(units)
         limit = 1 if alone else max(2, IN_FLIGHT_PER_THREAD * sum(self._client.nthreads().values()))
@@ -44,6 +47,8 @@ class Pool:
                 result = future.result()
             except KilledWorker:
                 result = None
+            except CancelledError as error:
+                raise Failure(LOST) from error
             yield unit, result
             following = next(waiting, None)
             if following is not None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import orjson
 from PIL import Image, ImageDraw
 from pycocotools import mask as coco_mask
 from scipy import ndimage
@@ -84,6 +85,15 @@ class Chosen:
         rank = (float(cost[place]), seen.keys[n])
         return (rank, seen.shown(n)) if best is None or rank < best[0] else best
 
+    def join(self, other: Chosen, most: int) -> None:
+        """Take the better ones of others."""
+        self.drawn = sorted([*self.drawn, *other.drawn], key=lambda pair: pair[0])[:most]
+        for name in ("largest", "smallest"):
+            both = [best for best in (getattr(self, name), getattr(other, name)) if best is not None]
+            setattr(self, name, min(both, key=lambda best: best[0], default=None))
+        warned = [shown for shown in (self.suspicious, other.suspicious) if shown is not None]
+        self.suspicious = min(warned, key=lambda shown: shown.key, default=None)
+
     def pictures(self) -> list[tuple[str, Shown]]:
         """(why, image), none twice."""
         named = [("suspicious: " + ", ".join(self.suspicious.flags), self.suspicious)] if self.suspicious else []
@@ -107,6 +117,36 @@ class Samples:
         self.sources.setdefault(seen.source, Chosen()).look(seen, every, ranks, RANDOM)
         for label in sorted(set(seen.label.tolist())):
             self.labels.setdefault(label, Chosen()).look(seen, every[seen.label == label], ranks, 1)
+
+    def join(self, other: Samples) -> None:
+        """Take the better ones of others."""
+        for mine, theirs, most in ((self.sources, other.sources, RANDOM), (self.labels, other.labels, 1)):
+            for name, chosen in theirs.items():
+                mine.setdefault(name, Chosen()).join(chosen, most)
+
+    def dump(self) -> bytes:
+        """The choice as JSON, bytes in base64."""
+        both = {"sources": self.sources, "labels": self.labels}
+        return orjson.dumps(both, default=lambda data: base64.b64encode(data).decode())
+
+    @staticmethod
+    def load(text: bytes) -> Samples:
+        """The choice of `dump`."""
+        both, found = orjson.loads(text), Samples()
+        found.sources, found.labels = (
+            {name: _chosen(told) for name, told in both[level].items()} for level in ("sources", "labels")
+        )
+        return found
+
+
+def _chosen(told: dict[str, Any]) -> Chosen:
+    def shown(record: dict[str, Any]) -> Shown:
+        return Shown(**{**record, "png": base64.b64decode(record["png"]), "size": tuple(record["size"])})
+
+    best = {name: ((pair[0][0], pair[0][1]), shown(pair[1])) if (pair := told[name]) else None
+            for name in ("largest", "smallest")}  # fmt: skip
+    drawn = [(base64.b64decode(rank), shown(record)) for rank, record in told["drawn"]]
+    return Chosen(drawn, **best, suspicious=shown(told["suspicious"]) if told["suspicious"] else None)
 
 
 def samples_of(page: Page, labels: LabelTable) -> Seen:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -85,6 +86,17 @@ class Summary:
         for name, where, text in sorted(told):
             if len(self._examples[name]) < EXAMPLES:
                 self._examples[name].append({"where": f"{slug}/{where}", "evidence": text})
+
+    def state(self) -> dict[str, Any]:
+        """The counts and examples as plain values."""
+        return {"counts": self._counts, "examples": self._examples}
+
+    def join(self, state: dict[str, Any]) -> None:
+        """Enters those of another."""
+        for name, counts in state["counts"].items():
+            self._counts[name].update(counts)
+        for name, told in state["examples"].items():
+            self._examples[name] += told[: EXAMPLES - len(self._examples[name])]
 
     def result(self) -> dict[str, object]:
         """`{flag: {tier, level, images: {source: n}, examples: [{where, evidence}]}}`, every check there is."""

@@ -13,7 +13,7 @@ from etl import privacy, splits, store
 from etl.errors import Failure, UsageError
 from etl.inventory import Case
 from etl.manifest import Manifest
-from etl.results import Result, committed
+from etl.results import Committed, committed
 from stages import decode, slice
 
 BATCH_BYTES = 8 * 2**20  # of files; a volume is a batch of its own, small images go together
@@ -78,8 +78,8 @@ class Work:
         """Its cases."""
         return [u.case for u in self.units]
 
-    def results(self, options: Options) -> list[Result]:
-        """The slice results of all cases, in their order.
+    def committed(self, options: Options) -> list[Committed]:
+        """Where the slice results of all cases are, in their order.
 
         Raises:
             Failure: some case has none.

@@ -19,8 +19,7 @@ from etl.jsontext import joined
 from etl.labelmap import Mapping, Ontology
 from etl.manifest import Manifest
 from etl.records import IMAGES, REGIONS, Page, array, id_lists
-from etl.results import Result, open_part, part_size
-from stages import tables
+from etl.results import Result, by_batch, open_part, part_size
 from stages.plan import Work
 from stages.select import Slice
 
@@ -84,7 +83,7 @@ def pages(
     kept, code = kept.take(pa.array(order)), code[order]
     images, first = np.unique(code, return_index=True)
     labels = _Labels.of(found, places.codes(found), images, _ids(kept), naming)
-    batches = list(tables.by_batch(results))
+    batches = list(by_batch(results))
     first = np.r_[first, len(code)]
     for start, stop in _cuts(array(kept, "batch")[first[:-1]], batches):
         regions = kept.slice(first[start], first[stop] - first[start])
