@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -15,6 +16,8 @@ from typing import Any
 import faulty_s3
 import pytest
 from test_demo_build import build, medglip, tree
+
+from etl import runner, store
 
 boto3 = pytest.importorskip("boto3")
 pytest.importorskip("s3fs")
@@ -74,6 +77,7 @@ class Cluster:
 
     address: str
     scheduler: subprocess.Popen[Any]
+    stack: ExitStack
     workers: list[subprocess.Popen[Any]] = field(default_factory=list)
 
 
@@ -86,14 +90,17 @@ def cluster(folder: Path, workers: int) -> Iterator[Cluster]:
         command = [*program, "--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", str(file)]
         scheduler = stack.enter_context(process(command, folder))
         until(file.exists)
-        found = Cluster(f"tcp://{address(file)}", scheduler)
+        found = Cluster(f"tcp://{address(file)}", scheduler, stack)
         for number in range(workers):
-            place = folder / f"worker{number}"
-            place.mkdir()
-            command = [sys.executable, "-m", "distributed.cli.dask_worker", found.address, "--nthreads", "1",
-                       "--no-nanny", "--no-dashboard", "--local-directory", str(place), "--death-timeout", "60"]
-            found.workers.append(stack.enter_context(process(command, place)))
+            add_worker(found, folder / f"worker{number}")
         yield found
+
+
+def add_worker(found: Cluster, place: Path) -> None:
+    place.mkdir()
+    command = [sys.executable, "-m", "distributed.cli.dask_worker", found.address, "--nthreads", "1", "--no-nanny",
+               "--no-dashboard", "--local-directory", str(place), "--death-timeout", "60"]  # fmt: skip
+    found.workers.append(found.stack.enter_context(process(command, place)))
 
 
 @contextmanager
@@ -109,8 +116,6 @@ def process(command: list[str], folder: Path) -> Iterator[subprocess.Popen[Any]]
 
 
 def address(file: Path) -> str:
-    import json
-
     until(lambda: bool(file.read_text()))
     return str(json.loads(file.read_text())["address"]).removeprefix("tcp://")
 
@@ -138,6 +143,7 @@ def test_workers_that_share_only_a_faulty_store_and_one_is_lost(bucket: Bucket, 
     assert left == []  # the raw files that a task brought are gone with it
 
 
+@pytest.mark.slow
 def test_the_scheduler_is_lost_and_another_ends_the_work(bucket: Bucket, demo: Path, tmp_path: Path) -> None:
     with cluster(tmp_path / "one", 2) as found:
         running = bucket.build("--scheduler", found.address)
@@ -169,3 +175,27 @@ def test_other_addresses_and_no_store_are_told(tmp_path: Path) -> None:
     assert medglip("build", "--raw", tmp_path, "--out", "s3://").returncode == 2
     fetched = medglip("stage", "fetch", "--source", "amos2022_ct", "--raw", "s3://bucket/raw")
     assert (fetched.returncode, "copy that to the store" in fetched.stderr) == (2, True)
+
+
+def test_a_bounded_number_is_in_flight_and_follows_the_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "ASK_EVERY_S", 0.0)
+    known: list[int] = []
+    with cluster(tmp_path / "cluster", 1) as found, runner.pool(0, found.address) as pool:
+        pool._client.wait_for_workers(1)
+        for done, (unit, result) in enumerate(pool.map(store.digest, range(200))):
+            assert result == store.digest(unit)
+            if done % 10 == 0:
+                known.append(pool._client.run_on_scheduler(lambda dask_scheduler: len(dask_scheduler.tasks)))
+            if done == 100:
+                add_worker(found, tmp_path / "cluster" / "late")
+                pool._client.wait_for_workers(2)
+    per_thread = runner.IN_FLIGHT_PER_THREAD
+    assert max(known[:10]) <= per_thread + 1  # and the one that has just ended
+    assert per_thread + 1 < max(known[11:]) <= 2 * per_thread + 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [2, 4])
+def test_the_same_bytes_for_any_number_of_workers(demo: Path, tmp_path: Path, workers: int) -> None:
+    build(demo, tmp_path / "out", *CHOSEN, "--workers", workers)
+    assert tree(tmp_path / "out") == tree(demo / "out")
