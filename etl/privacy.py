@@ -9,12 +9,12 @@ import hmac
 import logging
 import os
 import re
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from etl.errors import UsageError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 KEY = "MEDGLIP_SUBJECT_KEY"
 PSEUDONYM_DIGITS = 32
@@ -109,6 +109,8 @@ def text_outside(dataset: Any, frames: NDArray[Any]) -> str | None:
     regions = dataset.get("SequenceOfUltrasoundRegions") or ()
     if not regions or _word(dataset, "BurnedInAnnotation") == "NO":
         return None
+    import numpy as np  # takes long to import, and every command comes by this module
+
     seen = frames.max(axis=0) if frames.ndim > 2 else frames
     seen = seen.max(axis=2) if seen.ndim == 3 else seen
     outside = np.ones(seen.shape, bool)
