@@ -160,6 +160,7 @@ def fingerprints(codes: NDArray[np.uint32], bound: int) -> Codes:
     return result[result <= np.uint64(bound)]
 
 
+@lru_cache(maxsize=2)
 def neighbours(dimensions: int) -> list[list[tuple[int, ...]]]:
     """The offsets around a place grouped by distance, nearest first."""
     reach = 1 if dimensions == 3 else 2
