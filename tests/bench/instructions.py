@@ -23,14 +23,14 @@ WIDTH, ROWS = 64, 16
 libc = ctypes.CDLL(None, use_errno=True)
 
 
-class NotAllowed(RuntimeError):
+class NotAllowedError(RuntimeError):
     """This system lets no process be stepped."""
 
 
 def trace(request: int, pid: int) -> None:
     """One ptrace request."""
     if libc.ptrace(request, pid, None, None) == -1:
-        raise NotAllowed(os.strerror(ctypes.get_errno()))
+        raise NotAllowedError(os.strerror(ctypes.get_errno()))
 
 
 def count(work: Callable[[], object]) -> int:
@@ -48,7 +48,7 @@ def count(work: Callable[[], object]) -> int:
     try:
         _, status = os.waitpid(pid, 0)
         if not os.WIFSTOPPED(status):
-            raise NotAllowed("the child could not be traced")
+            raise NotAllowedError("the child could not be traced")
         while True:
             trace(STEP, pid)
             _, status = os.waitpid(pid, 0)
@@ -96,5 +96,5 @@ def per_pixel() -> dict[str, float]:
 if __name__ == "__main__":
     try:
         print(json.dumps(per_pixel()))
-    except NotAllowed as error:
+    except NotAllowedError as error:
         sys.exit(f"instructions cannot be counted here: {error}")
