@@ -5,7 +5,7 @@ OUT ?= out
 DEMO = $(OUT)/demo
 BENCH ?= $(OUT)/bench
 
-.PHONY: setup build-dataset test test-all lint docs-sources bench bench-scale bench-explore
+.PHONY: setup build-dataset test test-all lint docs-sources bench bench-large bench-scale bench-explore
 setup: $(VENV)/.done
 $(VENV)/.done: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -28,6 +28,8 @@ endif
 
 test: $(VENV)/.dev
 	$(BIN)/pytest -m "not slow"
+bench-large: $(VENV)/.dev
+	$(BIN)/python tests/bench/memory.py $(BENCH)/large --large
 test-all: $(VENV)/.dev
 	$(BIN)/pytest
 bench-scale: $(VENV)/.dev

@@ -1,6 +1,7 @@
 """The command line: the only place where stages, settings and terminal meet."""
 
 import json
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,7 +24,10 @@ from etl.errors import Failure, UsageError
 from etl.objects import is_remote
 from stages import STAGES
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # drawing boxes costs a third of the time of `--help`
+)
 cli_sources.app.command("fetch")(cli_fetch.sources_fetch)
 app.add_typer(cli_sources.app, name="sources")
 cli_train.register(app)
@@ -47,6 +51,16 @@ def _area(min_area: float | None, profile: str | None) -> float:
     return PROFILES[profile] if profile else 0.015 if min_area is None else min_area
 
 
+def _bytes(text: str | None) -> int | None:
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) *([MG])(i?)B?", text or "")
+    if text is not None and not found:
+        raise UsageError(f"--memory-limit {text}: a number with MB, GB, MiB or GiB, as 8GB")
+    if not found:
+        return None
+    base = 1024 if found[3] else 1000
+    return int(float(found[1]) * base ** {"M": 2, "G": 3}[found[2]])
+
+
 def _axes(text: str) -> tuple[str, ...]:
     axes = tuple(a.strip() for a in text.split(",") if a.strip())
     wrong = [a for a in axes if a not in ("axial", "coronal", "sagittal")]
@@ -65,6 +79,7 @@ def build(
     label_maps: Maps = None,
     workers: Annotated[int, typer.Option(min=1, help="Worker processes on this machine.")] = 2,
     scheduler: Annotated[str | None, typer.Option(help="Address of a running Dask scheduler.")] = None,
+    memory_limit: Annotated[str | None, typer.Option(help="Memory a worker may take for a case, as 8GB.")] = None,
     min_area: Annotated[float | None, typer.Option(help="Least share of the image area [0.015].")] = None,
     profile: Annotated[str | None, typer.Option(help="paper (0.015), small (0.001) or all (0).")] = None,
     encode_from: Annotated[float | None, typer.Option(help="Encode slices from this share [min-area].")] = None,
@@ -101,6 +116,7 @@ def stage(
     label_maps: Maps = None,
     workers: Annotated[int, typer.Option(min=1, help="Worker processes on this machine.")] = 2,
     scheduler: Annotated[str | None, typer.Option(help="Address of a running Dask scheduler.")] = None,
+    memory_limit: Annotated[str | None, typer.Option(help="Memory a worker may take for a case, as 8GB.")] = None,
     min_area: Annotated[float | None, typer.Option(help="Least share of the image area [0.015].")] = None,
     profile: Annotated[str | None, typer.Option(help="paper (0.015), small (0.001) or all (0).")] = None,
     encode_from: Annotated[float | None, typer.Option(help="Encode slices from this share [min-area].")] = None,
@@ -150,7 +166,8 @@ def _settled(given: dict[str, Any]) -> tuple[Any, dict[str, Any], list[Any]]:
     same = ("raw", "out", "workers", "scheduler", "encode_from", "min_regions", "only_redistributable",
             "accept_proposed", "png")
     options = Options(
-        label_maps=(BUNDLED / "label_maps", *more), min_area=_area(given["min_area"], given["profile"]),
+        label_maps=(BUNDLED / "label_maps", *more), memory_limit=_bytes(given["memory_limit"]),
+        min_area=_area(given["min_area"], given["profile"]),
         slicing=SliceParams(_axes(given["axes"]), given["stride"], given["min_side"]), **{k: given[k] for k in same},
     )
     known = manifests_of(given["manifests"])

@@ -53,7 +53,9 @@ def perceptual(image: NDArray[np.uint8]) -> tuple[int, int]:
     mean, fine the next. Images that look alike differ in few bits, whatever their size, encoding or contrast.
     """
     shown = grey(image)
-    sums = kernels.block_sums(shown if shown.ndim == 2 else shown.sum(axis=2, dtype=np.uint16), GRID)
+    if shown.ndim == 3:
+        shown = np.add(shown[..., 0], shown[..., 1], dtype=np.uint16) + shown[..., 2]
+    sums = kernels.block_sums(shown, GRID)
     cosines = _cosines()
     spectrum = (cosines @ sums.astype(np.float64) @ cosines.T).ravel()[_order()].reshape(2, BITS)
     ordered = np.sort(spectrum)

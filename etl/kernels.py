@@ -21,6 +21,7 @@ if os.environ.get("MEDGLIP_KERNELS") == "numpy" or importlib.util.find_spec("num
         repeats,
         rle,
         scaled,
+        straight,
     )  # fmt: skip
 else:
     from etl.kernels_numba import (
@@ -36,9 +37,10 @@ else:
         repeats,
         rle,
         scaled,
+        straight,
     )  # fmt: skip
 
 __all__ = [
     "block_sums", "connected", "digest", "extents", "fingerprints", "histogram", "looked_up",
-    "looked_up_across", "measured", "repeats", "rle", "scaled",
+    "looked_up_across", "measured", "repeats", "rle", "scaled", "straight",
 ]  # fmt: skip

@@ -42,6 +42,14 @@ def looked_up(plane: Voxels, table: NDArray[np.uint8], first: int) -> NDArray[np
     return np.ascontiguousarray(table[plane.astype(np.int64) - first])
 
 
+def straight(plane: Voxels, lower: np.float32, scale: np.float32, turned: tuple[bool, bool]) -> NDArray[np.uint8]:
+    """(plane - lower) * scale in float32, rounded half to even and cut at 0 and 255, in C order; `turned` says whether
+    the rows and the columns come out in reverse."""
+    values = np.clip((plane.astype(np.float32) - lower) * scale, np.float32(0), np.float32(255))
+    grey = np.rint(values).astype(np.uint8)
+    return np.ascontiguousarray(grey[:: -1 if turned[0] else 1, :: -1 if turned[1] else 1])
+
+
 def looked_up_across(
     volume: Voxels, table: NDArray[np.uint8], first: int, start: int, stop: int
 ) -> NDArray[np.uint8]:
@@ -152,6 +160,7 @@ def fingerprints(codes: NDArray[np.uint32], bound: int) -> Codes:
     return result[result <= np.uint64(bound)]
 
 
+@lru_cache(maxsize=2)
 def neighbours(dimensions: int) -> list[list[tuple[int, ...]]]:
     """The offsets around a place grouped by distance, nearest first."""
     reach = 1 if dimensions == 3 else 2

@@ -16,6 +16,7 @@ from nibabel.spatialimages import HeaderDataError
 
 from etl import slabs
 from etl.errors import ItemError
+from etl.isolate import alive
 from etl.raster import MAX_BYTES, Array, Raster, check_affine, check_packed, check_size, spacing_of, unreadable
 
 GZIP = b"\x1f\x8b"
@@ -148,6 +149,7 @@ def _slabs(path: Path, dtype: np.dtype[Any], start: int, end: int) -> Iterator[A
         try:
             at = stream.seek(start)
             while at < end:
+                alive()
                 piece = stream.read(min(slabs.VALUES * dtype.itemsize, end - at))
                 at += len(piece)
                 if not piece or len(piece) % dtype.itemsize:

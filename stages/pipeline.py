@@ -3,7 +3,7 @@
 import hashlib
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -76,7 +76,7 @@ def _singly(batches: Iterable[slice.Batch]) -> Iterator[slice.Batch]:
     """Each case of these batches alone, to find the one that kills its worker."""
     for b in batches:
         for unit in b.units:
-            yield slice.Batch((unit,), b.manifest, b.root, b.folder, b.params, b.encode_from)
+            yield replace(b, units=(unit,))
 
 
 def run_export(works: list[Work], known: dict[str, Manifest], options: Options) -> dict[str, Any]:

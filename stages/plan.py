@@ -25,13 +25,14 @@ LISTED = pa.schema([(name, pa.string()) for name in ("case", "key", "subject", "
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What a build was asked for. Areas are shares of the image area."""
+    """What a build was asked for. Areas are shares of the image area, `memory_limit` bytes for a worker's cases."""
 
     raw: Path
     out: Path
     label_maps: tuple[Path, ...]
     workers: int = 2
     scheduler: str | None = None
+    memory_limit: int | None = None
     min_area: float = 0.015
     encode_from: float | None = None
     min_regions: int = 1
@@ -165,4 +166,5 @@ def batches(work: Work, todo: list[slice.Unit], options: Options) -> Iterator[sl
 
 def batch(work: Work, units: Iterable[slice.Unit], options: Options) -> slice.Batch:
     """These cases as one unit of work."""
-    return slice.Batch(tuple(units), work.manifest, work.root, work.folder, options.slicing, options.encoded_from)
+    return slice.Batch(tuple(units), work.manifest, work.root, work.folder, options.slicing, options.encoded_from,
+                       memory_limit=options.memory_limit)  # fmt: skip

@@ -47,7 +47,8 @@ class Unit:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Cases of a source that are sliced together and committed together in `folder`."""
+    """Cases of a source that are sliced together and committed together in `folder`; `memory_limit` are the bytes that
+    the process may take for them beyond its libraries."""
 
     units: tuple[Unit, ...]
     manifest: Manifest
@@ -56,6 +57,7 @@ class Batch:
     params: SliceParams
     encode_from: float
     origin: str | None = None  # where `root` is a copy of
+    memory_limit: int | None = None
 
     @property
     def name(self) -> str:
@@ -123,7 +125,7 @@ def _run(batch: Batch) -> list[dict[str, Any]]:
     keys = {unit.key for unit in batch.units}
     while True:
         try:
-            accounts: list[dict[str, Any]] = isolate.call(_in_child, (batch, fatal))
+            accounts: list[dict[str, Any]] = isolate.call(_in_child, (batch, fatal), isolate.limits(batch.memory_limit))
         except isolate.Died as died:
             if died.at not in keys or died.at in fatal:
                 raise Failure(f"the process that reads images does not work: {died.error.detail}") from died

@@ -134,3 +134,11 @@ def test_measured(plane: np.ndarray, split: list[bool], least: int) -> None:
     one, other = (k.measured(plane, numbers, there, np.array(split)[numbers], least) for k in (fast, plain))
     np.testing.assert_array_equal(one[0], other[0])
     assert one[1] == other[1]
+
+
+@settings(max_examples=60)
+@given(hnp.arrays(np.int16, hnp.array_shapes(min_dims=2, max_dims=2, max_side=20)), st.integers(-2000, 2000),
+       st.integers(1, 8000), st.tuples(st.booleans(), st.booleans()))  # fmt: skip
+def test_straight(plane: np.ndarray, lower: int, width: int, turned: tuple[bool, bool]) -> None:
+    one, other = (k.straight(plane, np.float32(lower), np.float32(255 / width), turned) for k in (fast, plain))
+    np.testing.assert_array_equal(one, other)

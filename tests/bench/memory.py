@@ -1,6 +1,6 @@
 """Peak memory of the process that slices a volume, beyond its libraries, in int16 volumes of the same shape.
 
-usage: memory.py FOLDER   (FOLDER keeps the generated files)
+usage: memory.py FOLDER [--large]   (FOLDER keeps the generated files; --large: a volume of a billion voxels, 2 GB)
 
 The process first slices a tiny volume, so that what it has loaded and compiled then counts as libraries.
 """
@@ -10,6 +10,7 @@ import json
 import re
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import nibabel as nib
@@ -33,17 +34,21 @@ KINDS = {
 """Image (stored type, slope; a type of floats is multiplied instead), labels (the same), file ending."""
 
 
+def header(dtype: np.dtype, shape: tuple[int, ...], slope: float = 1) -> bytes:
+    """The bytes of a NIfTI file before its voxels."""
+    found = nib.Nifti1Header(endianness=">" if dtype.byteorder == ">" else "<")
+    found.set_data_shape(shape)
+    found.set_data_dtype(dtype)
+    found.set_sform(np.diag([0.75, 0.75, 3, 1]), 1)
+    found["vox_offset"], found["magic"], found["scl_slope"], found["scl_inter"] = 352, b"n+1", slope, 0
+    return found.binaryblock + bytes(4)
+
+
 def save(path: Path, values: np.ndarray, kind: tuple[str, float]) -> None:
     """A NIfTI file of this stored type, whose values are `values` times the slope."""
     dtype, slope = np.dtype(kind[0]), kind[1]
     array = values.astype(dtype) * dtype.type(slope) if dtype.kind == "f" else values.astype(dtype)
-    header = nib.Nifti1Header(endianness=">" if dtype.byteorder == ">" else "<")
-    header.set_data_shape(array.shape)
-    header.set_data_dtype(dtype)
-    header.set_sform(np.diag([0.75, 0.75, 3, 1]), 1)
-    header["vox_offset"], header["magic"] = 352, b"n+1"
-    header["scl_slope"], header["scl_inter"] = (1 if dtype.kind == "f" else slope), 0
-    raw = header.binaryblock + bytes(4) + array.tobytes(order="F")
+    raw = header(dtype, array.shape, 1 if dtype.kind == "f" else slope) + array.tobytes(order="F")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(gzip.compress(raw, 1, mtime=0) if path.name.endswith(".gz") else raw)
 
@@ -120,8 +125,39 @@ def measured(folder: Path, name: str, shape: tuple[int, int, int] = SHAPE, encod
     return found | {"volumes": (found["peak"] - found["libraries"]) / (2 * np.prod(shape))}
 
 
+def large(folder: Path, shape: tuple[int, int, int] = (1024, 1024, 1000)) -> None:
+    """A build of one volume of a billion voxels under `--memory-limit 8GB`, labels in 8 bytes each."""
+    (folder / "manifests").mkdir(parents=True, exist_ok=True)
+    (folder / "manifests" / "memory.yaml").write_text(MANIFEST)
+    (folder / "label_maps" / "sources").mkdir(parents=True, exist_ok=True)
+    names = re.findall(r"\d: (\w+)", MANIFEST.split("labels:")[1])
+    entries = "".join(f"  {name}: {{label: {name}, status: approved, by: bench}}\n" for name in names)
+    (folder / "label_maps" / "sources" / "memory.yaml").write_text(f"source: memory\nlabels:\n{entries}")
+    files = folder / "raw" / "memory" / "images" / "large.nii", folder / "raw" / "memory" / "labels" / "large.nii.gz"
+    if not files[1].exists():
+        for path in files:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        plane = np.zeros(shape[:2])
+        plane[200:600, 300:700], plane[600:700, 300:700] = 2, 3
+        pixels = np.random.default_rng(0).integers(-60, 140, shape[:2], np.int16)
+        for path, one, opened in ((files[0], pixels, open), (files[1], plane, partial(gzip.open, compresslevel=1))):
+            head = header(np.dtype(one.dtype), shape)
+            with opened(path, "wb") as file:
+                file.write(head)
+                for k in range(shape[2]):
+                    file.write((one + one.dtype.type(k % 7 if path is files[0] else 0)).tobytes(order="F"))
+    command = [Path(sys.executable).with_name("medglip-etl"), "build", "--raw", folder / "raw", "--source", "memory",
+               "--manifests", folder / "manifests", "--label-maps", folder / "label_maps", "--out", folder / "large",
+               "--memory-limit", "8GB", "--workers", "1", "--stride", "20", "--fresh"]  # fmt: skip
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    print(done.stdout.strip(), "under --memory-limit 8GB, which the worker could not have exceeded")
+
+
 def main() -> None:
     folder = Path(sys.argv[1]).resolve()
+    if "--large" in sys.argv:
+        large(folder)
+        return
     if "--child" in sys.argv:
         child(folder, Path(sys.argv[3]), Path(sys.argv[4]), float(sys.argv[5]))
         return
