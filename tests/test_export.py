@@ -196,7 +196,7 @@ def test_croissant_and_report(built: Path) -> None:
 
 def test_same_bytes_and_no_leftovers(built: Path, tmp_path: Path) -> None:
     before = {p.relative_to(built): p.read_bytes() for p in built.rglob("*") if p.is_file()}
-    (tmp_path / "dataset.tmp" / "junk").mkdir(parents=True)
+    (tmp_path / ".dataset.tmp" / "junk").mkdir(parents=True)
     books = {"cases": {"decode": {"in": 2, "out": 2, "quarantined": 0, "background": 0}}}
     ledger = Ledger(books, {"spleen": {"kept": 3, "dropped": 1}}, {"resampled": 0})
     exported(pages(), tmp_path, ledger, png=True)
