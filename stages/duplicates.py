@@ -237,18 +237,17 @@ class _Search:
         if not self.sources:
             return Found()
         self.pixels = np.concatenate([s.pixels for s in self.sources])
-        rows = self._rows_by_case()
         equal = self._equal()
-        self._drop_cases(rows, equal)
+        self._drop_cases(equal)
         self._drop(equal, "equal")
         self._drop(self._similar(), "near copy")
         return self._told()
 
-    def _rows_by_case(self) -> dict[int, list[int]]:
-        rows: dict[int, list[int]] = defaultdict(list)
-        for row, case in enumerate(self.case.tolist()):
-            rows[case].append(row)
-        return rows
+    def _rows(self) -> Callable[[int], list[int]]:
+        """The images of a case, in order."""
+        order = np.argsort(self.case, kind="stable")
+        ends = np.searchsorted(self.case[order], np.arange(len(self.owners) + 1))
+        return lambda case: order[ends[case] : ends[case + 1]].tolist()
 
     def _equal(self) -> list[tuple[int, int]]:
         """Pairs of images of different cases with equal pixels."""
@@ -256,14 +255,14 @@ class _Search:
         told = self.pixels[order]
         change = np.flatnonzero(np.any(told[1:] != told[:-1], axis=1)) + 1
         pairs = []
-        for a, b in zip(np.concatenate(([0], change)), np.concatenate((change, [order.size])), strict=True):
-            if b - a > 1 and told[a].any():
+        for a, b in _runs(np.concatenate(([0], change)), np.concatenate((change, [order.size])), order.size):
+            if told[a].any():
                 members = order[a:b].tolist()
                 pairs += [(x, y) for n, y in enumerate(members) for x in members[: min(n, EQUALS)]
                           if self.case[x] != self.case[y]]  # fmt: skip
         return pairs
 
-    def _drop_cases(self, rows: dict[int, list[int]], equal: list[tuple[int, int]]) -> None:
+    def _drop_cases(self, equal: list[tuple[int, int]]) -> None:
         """Take out cases that are another one, turned, cut or in another split.
 
         A copy on the same grid in the same split is left to the comparison of images: its other slices stay.
@@ -271,34 +270,34 @@ class _Search:
         aligned = {(int(self.case[a]), int(self.case[b])) for a, b in equal}
         partner = {(b, int(self.case[a])): a for a, b in reversed(equal)}
         copies: set[int] = set()
+        rows = self._rows()
         for best, copy in sorted(self._related(), key=lambda p: (self.rank[p[1]], self.rank[p[0]])):
             (_, a), (_, b) = self.owners[best], self.owners[copy]
             same_grid = a.shape == b.shape and (best, copy) in aligned
-            if best in copies or copy in copies or not rows[best] or (same_grid and a.split == b.split):
+            if best in copies or copy in copies or not rows(best) or (same_grid and a.split == b.split):
                 continue
             copies.add(copy)
-            places = {(self._at(n)[1:]): n for n in reversed(rows[best])}
-            for row in rows[copy]:
-                near = places.get(self._at(row)[1:], rows[best][0])
+            places = {(self._at(n)[1:]): n for n in reversed(rows(best))}
+            for row in rows(copy):
+                near = places.get(self._at(row)[1:], rows(best)[0])
                 self._leave(row, partner.get((row, best), near), "equal" if (row, best) in partner else "copied volume"
                             if not b.native else "copied picture")
 
     def _related(self) -> list[tuple[int, int]]:
         """(preferred, other) pairs of cases whose sketches have enough in common."""
-        codes = [(c.sketch, np.full(c.sketch.size, n, np.int64)) for n, (_, c) in enumerate(self.owners)]
-        values, owner = (np.concatenate(part) for part in zip(*codes, strict=True))
+        values = np.concatenate([c.sketch for _, c in self.owners])
+        owner = np.repeat(np.arange(len(self.owners)), [c.sketch.size for _, c in self.owners])
         order = np.lexsort((owner, values))
         values, owner = values[order], owner[order]
         ends = np.concatenate((np.flatnonzero(values[1:] != values[:-1]) + 1, [values.size]))
         begins = np.concatenate(([0], ends[:-1]))
         shared: dict[tuple[int, int], int] = defaultdict(int)
-        for begin, end in zip(begins.tolist(), ends.tolist(), strict=True):
-            if 1 < end - begin <= COMMON:
-                members = owner[begin:end].tolist()
-                for n, a in enumerate(members):
-                    for b in members[:n]:
-                        if self.person[a] != self.person[b]:
-                            shared[b, a] += 1
+        for begin, end in _runs(begins, ends, COMMON):
+            members = owner[begin:end].tolist()
+            for n, a in enumerate(members):
+                for b in members[:n]:
+                    if self.person[a] != self.person[b]:
+                        shared[b, a] += 1
         pairs = [(a, b) if self.rank[a] < self.rank[b] else (b, a) for (a, b), n in shared.items()
                  if n >= self._enough(a, b)]  # fmt: skip
         return pairs
@@ -309,14 +308,16 @@ class _Search:
 
     def _similar(self) -> list[tuple[int, int]]:
         """Pairs of images of different subjects, as `nearby` sees them; those out already are not looked at."""
-        left = np.array([n for n in range(self.case.size) if n not in self.gone and self.pixels[n].any()], np.int64)
+        stays: NDArray[np.bool_] = np.asarray(self.pixels.any(axis=1))
+        stays[list(self.gone)] = False
+        left = np.flatnonzero(stays)
         coarse = np.concatenate([s.coarse for s in self.sources])[left]
         fine = np.concatenate([s.fine for s in self.sources])[left]
         pairs = left[nearby.candidates(coarse, fine, self.person[self.case[left]])]
         alike = [(a, b) for a, b in pairs.tolist() if nearby.alike(self._png(a), self._png(b))]
         native = self.axis == AXES.index("native")
         series = np.where(native, -1, self.case.astype(np.int64) * len(AXES) + self.axis)
-        return nearby.consistent(alike, series.tolist())
+        return nearby.consistent(alike, series)
 
     def _png(self, row: int) -> bytes:
         source = int(np.searchsorted(self.start, row, side="right")) - 1
@@ -356,6 +357,12 @@ class _Search:
         source = int(np.searchsorted(self.start, row, side="right")) - 1
         owner, n = self.sources[source], row - int(self.start[source])
         return owner.cases[owner.case[n]].name, AXES[owner.axis[n]], int(owner.index[n])
+
+
+def _runs(begins: NDArray[Any], ends: NDArray[Any], most: int) -> list[tuple[int, int]]:
+    """The runs of at least 2 and at most so many: few of millions, so they are chosen before they become numbers."""
+    use = (ends - begins > 1) & (ends - begins <= most)
+    return list(zip(begins[use].tolist(), ends[use].tolist(), strict=True))
 
 
 def _preference(source: Images, case: _Case) -> tuple[Any, ...]:
