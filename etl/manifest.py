@@ -292,6 +292,7 @@ def _prepare(document: yamlfile.Document) -> list[str]:
         problems.append(document.message(("path",), "unknown key; the path is where the file lies"))
     if data.get("view") == "none":
         data["view"] = {"window": "none"}
+    _raise_percentile(data.get("view"))
     files = data.get("files")
     rules = [rule for rule in files if isinstance(rule, dict)] if isinstance(files, list) else []
     shared = [_key_kind(rule) for rule in rules if rule.get("labels") is None]
@@ -301,6 +302,13 @@ def _prepare(document: yamlfile.Document) -> list[str]:
             problems += labelkeys.normalize(document, rule, ("files", index), [_key_kind(rule)])
             problems += _option_problems(document, rule, ("files", index))
     return problems
+
+
+def _raise_percentile(view: Any) -> None:
+    """`window: {percentile: …}` says the same as `percentile: …`; in place."""
+    window = view.get("window") if isinstance(view, dict) else None
+    if isinstance(window, dict) and set(window) == {"percentile"} and "percentile" not in view:
+        view["percentile"] = view.pop("window")["percentile"]
 
 
 def _key_kind(rule: Mapping[str, Any]) -> str:

@@ -95,6 +95,12 @@ def test_window(tmp_path: Path) -> None:
     assert view.window != "none"
     assert view.window.width == 400
     assert load(tmp_path, GOOD + "view: {window: none}\n").view.window == "none"
+    for text in ("percentile: [1, 90]", "window: {percentile: [1, 90]}"):
+        view = load(tmp_path, GOOD + f"view: {{{text}}}\n").view
+        assert (view.window, view.percentile) == (None, (1, 90))
+    for text in ("window: {percentile: [1, 90], center: 4}", "percentile: [1, 90], window: {percentile: [1, 90]}"):
+        with pytest.raises(UsageError, match=r"view\.window"):
+            load(tmp_path, GOOD + f"view: {{{text}}}\n")
 
 
 def test_alias_is_refused(tmp_path: Path) -> None:
