@@ -1,9 +1,70 @@
 """Edges of what users may rely on that no other test comes near."""
 
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
 
 from etl.labelmap import Mapping, load_ontology
 from stages.records import Naming
+
+SIZE = (48, 64)  # rows, columns
+
+
+class Bench:
+    """A folder of small sources of pictures, and the program run on it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.random = folder, np.random.default_rng(5)
+
+    def source(self, slug: str, cases: dict[str, Any], labels: dict[Any, str], **more: Any) -> None:
+        """Noise pictures with these masks; every raw label is the label of its name."""
+        for case, mask in cases.items():
+            noise = self.random.integers(0, 256, (*np.shape(mask), 3), np.uint8)
+            for kind, array in (("i", noise), ("m", np.asarray(mask, np.uint8))):
+                path = self.folder / "raw" / slug / kind / f"{case}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(array).save(path)
+        rule = {"image": "i/{case}.png", "mask": "m/{case}.png", "kind": "label_map"}
+        manifest = {"slug": slug, "modality": "ct", "files": [rule], "labels": labels, **more}
+        entries = {raw: {"label": raw, "status": "approved", "by": "test"} for raw in labels.values()}
+        given = {"manifests": manifest, "label_maps/sources": {"source": slug, "labels": entries}}
+        for name, data in ((f"{folder}/{slug}.yaml", data) for folder, data in given.items()):
+            (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (self.folder / name).write_text(yaml.safe_dump(data))
+
+    def run(self, *command: str) -> "subprocess.CompletedProcess[str]":
+        """The program, with this folder's raw files, manifests and label maps."""
+        program = str(Path(sys.executable).with_name("medglip-etl"))
+        folders = [f"--{option}={self.folder / option.replace('-', '_')}" for option in
+                   ("raw", "manifests", "label-maps", "out")]  # fmt: skip
+        return subprocess.run([program, *command, *folders, "--workers=1"], capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path)
+
+
+def mask(rows: slice, columns: slice, value: int = 1) -> np.ndarray:
+    array = np.zeros(SIZE, np.uint8)
+    array[rows, columns] = value
+    return array
+
+
+def test_a_stage_that_failed_puts_nothing_on_record(bench: Bench) -> None:
+    bench.source("toy", {"a": mask(slice(2, 30), slice(2, 30))}, {1: "liver"})
+    for stage in ("bbox", "slice", "slice"):  # the first failure must not pass for a run of decode
+        done = bench.run("stage", stage)
+        assert done.returncode == 1
+        assert "toy: decode has not run" in done.stderr
+    assert bench.run("stage", "decode").returncode == 0
+    assert "toy: slice has not run" in bench.run("stage", "validate").stderr
 
 
 def test_a_proposed_entry_makes_no_label_annotated() -> None:
