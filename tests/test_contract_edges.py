@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
 from PIL import Image
@@ -65,6 +66,22 @@ def test_a_stage_that_failed_puts_nothing_on_record(bench: Bench) -> None:
         assert "toy: decode has not run" in done.stderr
     assert bench.run("stage", "decode").returncode == 0
     assert "toy: slice has not run" in bench.run("stage", "validate").stderr
+
+
+def test_an_area_at_the_threshold_is_decided_in_one_way(bench: Bench) -> None:
+    cases = {}
+    for height, width in ((100, 37), (50, 34), (40, 35)):
+        picture = np.zeros(height * width, np.uint8)
+        picture[: 7 * height * width // 100] = 1  # exactly 0.07 of the image
+        cases[f"{width}x{height}"] = picture.reshape(height, width)
+    bench.source("toy", cases, {1: "liver"})
+    kept = {f"{w}x{h}" for w, h in ((37, 100), (34, 50), (35, 40)) if 7 * h * w // 100 >= 0.07 * w * h}
+    assert kept == {"35x40"}  # in float64 the others are a rounding below
+    done = bench.run("build", "--min-area=0.07")
+    assert done.returncode == 0, done.stderr
+    shards = pd.read_parquet(bench.folder / "out/dataset/shards")
+    assert set(shards["case"]) == kept
+    assert all(regions[0]["segmentation"] for regions in shards["regions"])
 
 
 def test_a_proposed_entry_makes_no_label_annotated() -> None:
