@@ -84,6 +84,18 @@ def test_an_area_at_the_threshold_is_decided_in_one_way(bench: Bench) -> None:
     assert all(regions[0]["segmentation"] for regions in shards["regions"])
 
 
+def test_the_label_of_a_region_is_annotated_whatever_the_manifest_lists(bench: Bench) -> None:
+    both = np.maximum(mask(slice(2, 30), slice(2, 30)), mask(slice(2, 30), slice(32, 60), 2))
+    bench.source("toy", {"a": both, "b": mask(slice(2, 30), slice(2, 30))}, {1: "liver", 2: "spleen", 3: "aorta"},
+                 annotates=["liver"])  # fmt: skip
+    assert bench.run("build").returncode == 0
+    images = pd.read_parquet(bench.folder / "out/dataset/shards").set_index("case")
+    shown = {case: {region["label_id"] for region in regions} for case, regions in images["regions"].items()}
+    assert {case: set(ids) for case, ids in images["annotated_label_ids"].items()} == shown
+    assert len(shown["a"]) == 2
+    assert [len(ids) for ids in images["absent_label_ids"]] == [0, 0]  # no list of the manifest makes a negative here
+
+
 def test_a_proposed_entry_makes_no_label_annotated() -> None:
     entries = {"Milz": Mapping(label="spleen", status="proposed"), "liver": Mapping(label="liver", status="approved"),
                "stent": Mapping(label=None, status="rejected")}  # fmt: skip
