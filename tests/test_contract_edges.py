@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from PIL import Image
@@ -94,6 +95,18 @@ def test_the_label_of_a_region_is_annotated_whatever_the_manifest_lists(bench: B
     assert {case: set(ids) for case, ids in images["annotated_label_ids"].items()} == shown
     assert len(shown["a"]) == 2
     assert [len(ids) for ids in images["absent_label_ids"]] == [0, 0]  # no list of the manifest makes a negative here
+
+
+def test_an_object_outside_a_picture_is_put_aside_with_its_image(bench: Bench) -> None:
+    bench.source("toy", {"a": mask(slice(0), slice(0))}, {"liver": "liver"}, files=[
+        {"image": "i/{case}.png", "mask": "boxes.csv", "kind": "csv_boxes", "columns": {
+            "image": "file", "label": "class", "xmin": "x1", "ymin": "y1", "xmax": "x2", "ymax": "y2"}}])  # fmt: skip
+    rows = "file,class,x1,y1,x2,y2\na.png,liver,5,5,40,40\na.png,liver,70,70,90,90\n"
+    (bench.folder / "raw/toy/boxes.csv").write_text(rows)
+    done = bench.run("build")
+    assert done.returncode == 0, done.stderr
+    (row,) = pq.read_table(bench.folder / "out/quarantine/toy.parquet").to_pylist()
+    assert (row["axis"], row["slice_index"], row["raw_label"], row["reason"]) == ("native", 0, "liver", "not_placed")
 
 
 def test_a_proposed_entry_makes_no_label_annotated() -> None:
