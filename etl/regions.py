@@ -30,6 +30,14 @@ class Found:
     rle: bytes | None
 
 
+def least_area(share: float, shape: tuple[int, ...]) -> float:
+    """The least area of a region that takes this share of a plane of `shape` (rows, columns).
+
+    In this order everywhere: in float64 another order of the factors decides otherwise about an area just at it.
+    """
+    return share * shape[1] * shape[0]
+
+
 def regions(plane: Array, split: frozenset[int] = frozenset(), *, rle_from: float = 0) -> Iterator[Found]:
     """Every region of an integer plane (rows, columns), by value; 0 is background.
 
@@ -43,7 +51,8 @@ def regions(plane: Array, split: frozenset[int] = frozenset(), *, rle_from: floa
     numbers = np.array([number for number, box in enumerate(found, 1) if box is not None])
     boxes = np.array([_measures(dense, number, found[number - 1]) for number in numbers.tolist()], np.int32)
     wanted = _wanted(len(found) + 1, values, split)
-    yield from _on_plane(dense, numbers, boxes, wanted[numbers], values, rle_from * plane.size)
+    yield from _on_plane(dense, numbers, boxes, wanted[numbers], values,
+                         least_area(rle_from, plane.shape))  # fmt: skip
 
 
 def _measures(plane: Array, number: int, box: tuple[slice, slice]) -> tuple[int, int, int, int, int]:
@@ -68,7 +77,7 @@ class VolumeRegions:
         numbers = np.flatnonzero(table[:, 0])
         if numbers.size:
             plane = geometry.plane(self._labels, axis, index)
-            least = self._rle_from * plane.size
+            least = least_area(self._rle_from, plane.shape)
             yield from _on_plane(plane, numbers, table[numbers], self._wanted[numbers], self._values, least)
 
 

@@ -95,8 +95,10 @@ def _cut(loaded: Loaded, batch: Batch, found: list[Any], emit: Emit, rejected: l
             prints = [hashes.of(pixels) for pixels in planes]
             for index, pixels, marks in zip(some, planes, prints, strict=True):
                 emit({"case": loaded.case, "axis": axis, "slice_index": index, "png": png.encode(pixels), **marks})
+    picture = loaded.volume is None and len(loaded.frames) == 1
+    place = {"axis": "native", "slice_index": 0} if picture else {"axis": None}
     rejected.extend(
-        {"case": loaded.case, "axis": None, "raw_label": lost.name, "stage": "slice", "reason": lost.reason,
+        {"case": loaded.case, **place, "raw_label": lost.name, "stage": "slice", "reason": lost.reason,
          "detail": lost.detail}
         for lost in loaded.lost
     )

@@ -42,6 +42,7 @@ def build(chosen: list[Manifest], known: dict[str, Manifest], options: Options, 
     ontology = load_ontology(*options.label_maps)
     for work in works:
         naming(work, ontology, options)  # a wrong label map is told before the work, not after it
+    plan.record(works, options)
     slice_all(works, options)
     stats = run_export(works, known, options)
     if faults:
@@ -228,14 +229,15 @@ def run_stage(name: str, chosen: list[Manifest], known: dict[str, Manifest], opt
     Raises:
         Failure: an earlier stage has not run; says which.
     """
-    listed = {m.slug for m in chosen if plan.listing(m.slug, options.out).exists()}
     works, faults = plan.plan(chosen, known, options)
     works = [w for w in works if w.units or w.rejected]
     if faults or not works:
         raise Failure("\n".join(faults or [NOT_FETCHED.format(raw=options.raw)]))
+    if name != "decode":
+        _require(name, works, options)
+    plan.record(works, options)
     if name == "decode":
         return f"decode: {sum(len(w.units) for w in works)} cases, {sum(len(w.rejected) for w in works)} quarantined"
-    _require(name, works, listed, options)
     if name == "slice":
         slice_all(works, options)
         return f"slice: {sum(len(w.units) for w in works)} cases"
@@ -249,10 +251,10 @@ def run_stage(name: str, chosen: list[Manifest], known: dict[str, Manifest], opt
     return "\n".join(lines)
 
 
-def _require(name: str, works: list[Work], listed: set[str], options: Options) -> None:
+def _require(name: str, works: list[Work], options: Options) -> None:
     """Raise Failure naming the first stage before `name` without a result."""
     for work in works:
-        if work.slug not in listed:
+        if not plan.listing(work.slug, options.out).exists():
             raise Failure(f"{work.slug}: decode has not run; `medglip-etl stage decode --source {work.slug}` first")
         if name != "slice":
             work.committed(options)

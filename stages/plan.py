@@ -96,7 +96,7 @@ class Work:
 
 
 def plan(manifests: list[Manifest], known: Mapping[str, Manifest], options: Options) -> tuple[list[Work], list[str]]:
-    """decode: the inventory of each source that has a folder below `raw`, put on record.
+    """decode: the inventory of each source that has a folder below `raw`.
 
     Returns the works, and what is wrong with sources whose folder and manifest do not go together: such a
     source is left out, unless it is the only one. Where one source of a family has pseudonyms all have, so that a
@@ -127,8 +127,13 @@ def _work(manifest: Manifest, root: Path, options: Options, *, pseudonyms: tuple
         found = decode.pseudonymized(found, *pseudonyms)
     rows = tuple(decode.rejected(found))
     units = tuple(slice.units(found.cases, manifest, root, options.slicing))
-    store.write_table(listing(manifest.slug, options.out), _listed(units))
     return Work(manifest, root, units, rows, options.stage("slice", manifest.slug), pseudonyms is not None)
+
+
+def record(works: Iterable[Work], options: Options) -> None:
+    """Write down that `decode` has run for these sources, with the cases that it found."""
+    for work in works:
+        store.write_table(listing(work.slug, options.out), _listed(work.units))
 
 
 def listing(slug: str, out: Path) -> Path:

@@ -90,7 +90,7 @@ def pages(
         image = np.searchsorted(images[start:stop], code[first[start] : first[stop]])
         at = images[start:stop]
         here = regions.take(pa.array(first[start:stop] - first[start]))
-        page = _images(here, cases, labels.slice(start, stop), work.manifest)
+        page = _images(here, cases, labels.slice(start, stop), _shown(regions, image, len(at), naming), work.manifest)
         page = page.append_column("png", _pixels(at, array(here, "batch"), batches, places))
         rle = _run_lengths(regions, batches)
         rows = _regions(regions, image, page["key"], rle, naming, work.manifest)
@@ -222,11 +222,21 @@ class _Labels:
         return present, partial
 
 
-def _images(here: pa.Table, cases: _Cases, labels: tuple[Flags, Flags], manifest: Manifest) -> pa.Table:
+def _shown(regions: pa.Table, image: Ints, count: int, naming: Naming) -> Flags:
+    """The labels of the regions of each of `count` images; whatever the manifest says, these were annotated."""
+    flags = np.zeros((count, naming.width), bool)
+    numbers = {name: label.id for name, label in naming.ontology.labels.items()}
+    flags[image, _numbers(regions["label"], numbers)] = True
+    return flags
+
+
+def _images(
+    here: pa.Table, cases: _Cases, labels: tuple[Flags, Flags], shown: Flags, manifest: Manifest
+) -> pa.Table:
     """The images of a page but for their pixels; `here` is a region of each."""
     case = _numbers(here["case"], cases.number)
     present, partial = labels
-    annotated = cases.annotated[case]
+    annotated = cases.annotated[case] | shown
     facts = cases.facts.take(pa.array(case))
     axis = here["axis"].combine_chunks().cast(pa.string())
     name, index = facts["case"].combine_chunks().cast(pa.string()), here["slice_index"].combine_chunks()
