@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from etl.errors import UsageError
 from glip.experts import MedGLIP
 from glip.recipe import TrainConfig
 
@@ -37,6 +38,8 @@ def optimizer(model: MedGLIP, config: TrainConfig) -> torch.optim.Optimizer:
         if parameter.requires_grad:
             groups.setdefault(_rate_and_decay(name, parameter, config), []).append(parameter)
     chosen = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
+    if not groups:
+        raise UsageError(f"--freeze {' '.join(config.freeze)} leaves nothing to train")
     parts = [{"params": p, "lr": r, "initial_lr": r, "weight_decay": d} for (r, d), p in groups.items()]
     return chosen(parts, foreach=True)
 

@@ -77,6 +77,8 @@ class TrainConfig:
             raise UsageError(f"optimizer '{self.optimizer}': it is adam or adamw")
         if min(self.batch, self.accumulate) < 1 or self.lr <= 0:
             raise UsageError("batch and accumulate are at least 1, lr is above 0")
+        if min(self.epochs, self.temperature) <= 0:
+            raise UsageError("epochs and temperature are above 0")
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object."""
@@ -129,3 +131,7 @@ class RunConfig:
     """Use only so many images, spread over the modalities; for trials."""
     resume: bool = False
     """Go on from the folder's last checkpoint."""
+
+    def __post_init__(self) -> None:
+        if self.bundle is not None and (self.init or self.text):
+            raise UsageError("--bundle brings its weights and its vocabulary: leave out --init and --text")
