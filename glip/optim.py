@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 
 import torch
@@ -11,6 +12,9 @@ from torch import Tensor, nn
 from etl.errors import UsageError
 from glip.experts import MedGLIP
 from glip.recipe import TrainConfig
+
+TEXT_LAYER = re.compile(r"dyhead_tower\.\d+\.(attention|intermediate|output)\.")
+"""Names of the parameters of the head's text layers."""
 
 
 def freeze(model: MedGLIP, parts: tuple[str, ...]) -> None:
@@ -50,6 +54,8 @@ def _rate_and_decay(name: str, parameter: nn.Parameter, config: TrainConfig) -> 
         rate *= config.trunk_lr
     elif ".language_backbone." in name:
         rate *= config.language_lr
+    elif TEXT_LAYER.search(name):
+        rate *= config.text_layer_lr
     if "bias" in name:  # also the relative position tables, bias_lang and bias0
         return rate * config.bias_lr, 0.0
     return rate, config.weight_decay if config.decay_norms or parameter.ndim > 1 else 0.0

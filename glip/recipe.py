@@ -28,6 +28,8 @@ class TrainConfig:
     """Factor on the rate of the image trunk."""
     language_lr: float = 0.1
     """Factor on the rate of the language encoder."""
+    text_layer_lr: float = 1.0
+    """Factor on the rate of the head's text layers. Above 1e-4 they make all tokens alike, and phrases with them."""
     bias_lr: float = 1.0
     """Factor on the rate of every parameter whose name contains `bias`; those are never decayed."""
     weight_decay: float = 0.05
@@ -95,7 +97,8 @@ PRESETS: dict[str, Callable[[], TrainConfig]] = {
     "better": lambda: TrainConfig(),
     # The small model: a frozen language encoder and a higher rate.
     "nano": lambda: TrainConfig(
-        "nano", lr=1e-3, batch=8, warmup=50, ema=0.99, freeze=("language",), amp=False, clip=5.0, save_every=200,
+        "nano", lr=2e-3, text_layer_lr=0.05, batch=8, warmup=50, ema=0.99, freeze=("language",), amp=False, clip=5.0,
+        save_every=200,
     ),
 }  # fmt: skip
 
