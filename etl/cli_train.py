@@ -35,7 +35,7 @@ def require_torch() -> None:
 def train(
     data: Annotated[Path, typer.Argument(help="A built dataset (the --out of `build`).")],
     out: Annotated[Path, typer.Option("--out", help="Folder of the run: checkpoint, losses, TensorBoard, bundle.")],
-    size: Annotated[str, typer.Option(help="nano, or glip_t.")] = "nano",
+    size: Annotated[str | None, typer.Option(help="nano [default], or glip_t.")] = None,
     preset: Annotated[str | None, typer.Option(help="paper, better or nano [that of the size].")] = None,
     split: Annotated[str, typer.Option(help="Which part of the dataset.")] = "train",
     modality: Annotated[list[str] | None, typer.Option("--modality", help="Train these alone; may repeat.")] = None,
@@ -63,10 +63,14 @@ def train(
     Example: medglip-etl train out --out run --size nano
     """
     require_torch()
+    from glip.experts import bundle_size
     from glip.recipe import RunConfig
     from glip.recipe import preset as recipe
     from glip.train import fit
 
+    if bundle is not None and size is not None:
+        raise UsageError("--bundle has its own size: leave out --size")
+    size = bundle_size(bundle) if bundle is not None else size or "nano"
     config = recipe(
         preset or ("nano" if size == "nano" else "better"), lr=lr, batch=batch, accumulate=accumulate, epochs=epochs,
         steps=steps, clip=clip, temperature=temperature, amp=amp, augment=augment, seed=seed, threads=threads,

@@ -33,7 +33,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             found: Any = load_file(path)
         else:
             found = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
+    except pickle.UnpicklingError as error:  # torch's own message recommends to load it with the code in it
+        raise Failure(f"--init {path}: no weights file, or one with code in it, which is not run") from error
+    except (OSError, RuntimeError, ValueError) as error:
         raise Failure(f"--init {path}: cannot be read as weights: {str(error).splitlines()[0]}") from error
     except Exception as error:  # safetensors raises an exception type of its own
         raise Failure(f"--init {path}: cannot be read as weights: {error}") from error

@@ -36,7 +36,7 @@ class _Gather(torch.autograd.Function):
         return columns.view_as(columns)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
         if not ctx.needs_input_grad[1]:
             return gradient, None, None, None
@@ -61,7 +61,7 @@ def sample(table: Tensor, index: Tensor, weight: Tensor) -> Tensor:
     if torch.compiler.is_exporting():
         return (table[index] * weight[..., None]).sum(1)
     columns = F.embedding_bag(index, table.detach(), mode="sum", per_sample_weights=weight)
-    y: Tensor = _Gather.apply(columns, table, index, weight.detach())
+    y: Tensor = _Gather.apply(columns, table, index, weight.detach())  # type: ignore[no-untyped-call]
     return y
 
 

@@ -152,8 +152,8 @@ class DyConv(nn.Module):
         order = branches(len(shapes))
         sizes = [shapes[level + 1] if branch == COARSER else shapes[level] for branch, level in order]
         y, x, modulation = self._places(pyramid, shapes, sizes)
-        grid = tuple(t.to(pyramid.device) for t in _base_grid(shapes)[2])
-        index, weight = places(y, x, modulation, grid, pyramid.shape[1])
+        height, width, first = (t.to(pyramid.device) for t in _base_grid(shapes)[2])
+        index, weight = places(y, x, modulation, (height, width, first), pyramid.shape[1])
         counts = [sum(h * w for (b, _), (h, w) in zip(order, sizes, strict=True) if b == k) for k in range(3)]
         table, joined = pyramid.flatten(0, 1), []
         for conv, at, share in zip(self.DyConv, index.split(counts, 1), weight.split(counts, 1), strict=True):

@@ -103,16 +103,35 @@ def _plain(module: nn.Module) -> dict[str, Tensor]:
     return {k: v.detach().cpu().contiguous() for k, v in module.state_dict().items()}
 
 
-def load_bundle(folder: Path, *, only: str | None = None) -> tuple[MedGLIP, BundleInfo]:
-    """(model in evaluation mode, what it says of itself); `only` reads one expert. Failure names what is missing."""
-    from safetensors.torch import load_file
-
+def _about(folder: Path) -> dict[str, Any]:
+    """`bundle.json`, checked; Failure says what is wrong with it."""
     path = folder / "bundle.json"
     if not path.is_file():
         raise Failure(f"{folder}: no bundle here, bundle.json is missing")
-    about = json.loads(path.read_text())
-    if about.get("format") != FORMAT:
-        raise Failure(f"{path}: format '{about.get('format')}', this version reads {FORMAT}")
+    try:
+        about: Any = json.loads(path.read_text())
+    except ValueError as error:
+        raise Failure(f"{path}: no JSON: {error}") from error
+    if not isinstance(about, dict) or about.get("format") != FORMAT:
+        found = about.get("format") if isinstance(about, dict) else None
+        raise Failure(f"{path}: format '{found}', this version reads {FORMAT}")
+    missing = {"model", "experts", "labels", "fingerprint", "text_source", "training"} - set(about)
+    if missing:
+        raise Failure(f"{path}: lacks {', '.join(sorted(missing))}")
+    return about
+
+
+def bundle_size(folder: Path) -> str:
+    """The name of the size of a bundle's model."""
+    return ModelConfig.from_json(_about(folder)["model"]).name
+
+
+def load_bundle(folder: Path, *, only: str | None = None) -> tuple[MedGLIP, BundleInfo]:
+    """(model in evaluation mode, what it says of itself); `only` reads one expert. Failure names what is missing."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    about = _about(folder)
     names = about["experts"] if only is None else [only]
     if only is not None and only not in about["experts"]:
         raise UsageError(f"{folder}: no expert for '{only}'; it has {', '.join(about['experts'])}")
@@ -122,7 +141,7 @@ def load_bundle(folder: Path, *, only: str | None = None) -> tuple[MedGLIP, Bund
     for module, file in parts:
         try:
             module.load_state_dict(load_file(file))
-        except (OSError, RuntimeError) as error:
+        except (OSError, RuntimeError, SafetensorError) as error:
             raise Failure(f"{file}: {error}") from error
     info = BundleInfo(tuple(about["labels"]), about["fingerprint"], about["text_source"], about["training"])
     return model.eval(), info

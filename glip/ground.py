@@ -49,6 +49,8 @@ class Grounder:
     @staticmethod
     def load(bundle: str | Path, *, device: str = "cpu", min_score: float = 0.05) -> Grounder:
         """The model of a bundle folder."""
+        if device not in ("cpu", "cuda") or (device == "cuda" and not torch.cuda.is_available()):
+            raise UsageError(f"--device {device}: it is cpu" + (" or cuda" if torch.cuda.is_available() else " here"))
         model, info = load_bundle(Path(bundle))
         words, router = bundle_tokenizer(Path(bundle), info.text_source), load_router(Path(bundle))
         return Grounder(model.to(device), words, router, DetectConfig(min_score=min_score))

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 
+from etl.errors import UsageError
 from glip.experts import MedGLIP
 from glip.recipe import TrainConfig
+
+TEXT_LAYER = re.compile(r"dyhead_tower\.\d+\.(attention|intermediate|output)\.")
+"""Names of the parameters of the head's text layers."""
 
 
 def freeze(model: MedGLIP, parts: tuple[str, ...]) -> None:
@@ -37,6 +42,8 @@ def optimizer(model: MedGLIP, config: TrainConfig) -> torch.optim.Optimizer:
         if parameter.requires_grad:
             groups.setdefault(_rate_and_decay(name, parameter, config), []).append(parameter)
     chosen = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
+    if not groups:
+        raise UsageError(f"--freeze {' '.join(config.freeze)} leaves nothing to train")
     parts = [{"params": p, "lr": r, "initial_lr": r, "weight_decay": d} for (r, d), p in groups.items()]
     return chosen(parts, foreach=True)
 
@@ -47,6 +54,8 @@ def _rate_and_decay(name: str, parameter: nn.Parameter, config: TrainConfig) -> 
         rate *= config.trunk_lr
     elif ".language_backbone." in name:
         rate *= config.language_lr
+    elif TEXT_LAYER.search(name):
+        rate *= config.text_layer_lr
     if "bias" in name:  # also the relative position tables, bias_lang and bias0
         return rate * config.bias_lr, 0.0
     return rate, config.weight_decay if config.decay_norms or parameter.ndim > 1 else 0.0

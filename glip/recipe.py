@@ -28,6 +28,8 @@ class TrainConfig:
     """Factor on the rate of the image trunk."""
     language_lr: float = 0.1
     """Factor on the rate of the language encoder."""
+    text_layer_lr: float = 1.0
+    """Factor on the rate of the head's text layers. Above 1e-4 they make all tokens alike, and phrases with them."""
     bias_lr: float = 1.0
     """Factor on the rate of every parameter whose name contains `bias`; those are never decayed."""
     weight_decay: float = 0.05
@@ -77,6 +79,8 @@ class TrainConfig:
             raise UsageError(f"optimizer '{self.optimizer}': it is adam or adamw")
         if min(self.batch, self.accumulate) < 1 or self.lr <= 0:
             raise UsageError("batch and accumulate are at least 1, lr is above 0")
+        if min(self.epochs, self.temperature) <= 0:
+            raise UsageError("epochs and temperature are above 0")
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object."""
@@ -93,7 +97,8 @@ PRESETS: dict[str, Callable[[], TrainConfig]] = {
     "better": lambda: TrainConfig(),
     # The small model: a frozen language encoder and a higher rate.
     "nano": lambda: TrainConfig(
-        "nano", lr=1e-3, batch=8, warmup=50, ema=0.99, freeze=("language",), amp=False, clip=5.0, save_every=200,
+        "nano", lr=2e-3, text_layer_lr=0.05, batch=8, warmup=50, ema=0.99, freeze=("language",), amp=False, clip=5.0,
+        save_every=200,
     ),
 }  # fmt: skip
 
@@ -129,3 +134,7 @@ class RunConfig:
     """Use only so many images, spread over the modalities; for trials."""
     resume: bool = False
     """Go on from the folder's last checkpoint."""
+
+    def __post_init__(self) -> None:
+        if self.bundle is not None and (self.init or self.text):
+            raise UsageError("--bundle brings its weights and its vocabulary: leave out --init and --text")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
 from etl import dicom, formats, geometry, intensity
 from etl.dicomfile import is_dicom_file
@@ -94,13 +94,15 @@ def drawn(image: NDArray[np.uint8], boxes: list[tuple[str, float, tuple[float, f
     scale = max(1, -(-512 // max(picture.size)))
     picture = picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
     pen = ImageDraw.Draw(picture)
+    size = max(11, max(picture.size) // 60)  # readable when the whole picture is on a screen
+    font = ImageFont.load_default(size)
     names = list(dict.fromkeys(name for name, _, _ in boxes))
     for name, score, (x, y, w, h) in sorted(boxes, key=lambda b: b[1]):
         color = COLORS[names.index(name) % len(COLORS)]
         corners = (x * scale, y * scale, (x + w) * scale - 1, (y + h) * scale - 1)
-        pen.rectangle(corners, outline=color, width=2)
+        pen.rectangle(corners, outline=color, width=max(2, size // 8))
         text = f"{name} {score:.2f}"
-        at = (corners[0] + 2, max(0.0, corners[1] - 12))
-        pen.rectangle(pen.textbbox(at, text), fill="black")
-        pen.text(at, text, fill=color)
+        at = (corners[0] + 2, max(0.0, corners[1] - size - 2))
+        pen.rectangle(pen.textbbox(at, text, font=font), fill="black")
+        pen.text(at, text, fill=color, font=font)
     return picture

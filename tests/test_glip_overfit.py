@@ -22,7 +22,7 @@ def test_nano_overfits_16_demo_images(tmp_path: Path) -> None:
     assert medglip("demo", tmp_path / "demo").returncode == 0
     build(tmp_path / "demo", tmp_path / "out", "--source", "demo_ct_abdomen")
     where = RunConfig(tmp_path / "out", tmp_path / "run", modalities=("ct",), limit=16)
-    config = preset("nano", steps=300, lr=2e-3, augment=False)
+    config = preset("nano", steps=300, augment=False)
     collate = setup(where, config).collate
     assert collate.numbers is not None
     assert len(collate.numbers) == 16

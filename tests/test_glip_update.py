@@ -17,9 +17,9 @@ from glip_tiny import TINY, quick  # noqa: E402
 import glip.config  # noqa: E402
 from etl.errors import Failure, UsageError  # noqa: E402
 from glip import phantoms, train  # noqa: E402
-from glip.experts import load_bundle  # noqa: E402
-from glip.optim import Average  # noqa: E402
-from glip.recipe import RunConfig  # noqa: E402
+from glip.experts import MedGLIP, load_bundle  # noqa: E402
+from glip.optim import Average, optimizer  # noqa: E402
+from glip.recipe import RunConfig, TrainConfig  # noqa: E402
 
 HERE = Path(__file__).parent
 
@@ -85,6 +85,24 @@ def test_average_of_weights() -> None:
     assert layer.weight.item() == pytest.approx(1 - 2 / 11 * 0.9)
     average.swap()
     assert layer.weight.item() == 1
+
+
+def test_rates_of_parts() -> None:
+    config = TrainConfig(lr=1.0, trunk_lr=2.0, language_lr=3.0, text_layer_lr=5.0, bias_lr=7.0, weight_decay=0.5)
+    model = MedGLIP(TINY, ("ct",))
+    found = {id(p): (g["lr"], g["weight_decay"]) for g in optimizer(model, config).param_groups for p in g["params"]}
+    names = {name: found.get(id(p)) for name, p in model.named_parameters()}
+    head = "shared.rpn.head."
+    assert names["experts.ct.body.layers.0.blocks.0.mlp.fc1.weight"] == (2, 0.5)
+    assert names["experts.ct.body.layers.0.blocks.0.norm1.weight"] == (2, 0)
+    assert names["experts.ct.body.layers.0.blocks.0.attn.relative_position_bias_table"] == (14, 0)
+    assert names["experts.ct.fpn.fpn_inner2.weight"] == (1, 0.5)
+    assert names["shared.language_backbone.body.model.encoder.layer.0.output.dense.weight"] == (3, 0.5)
+    assert names[head + "dyhead_tower.1.attention.self.query.weight"] == (5, 0.5)
+    assert names[head + "dyhead_tower.1.output.dense.bias"] == (35, 0)
+    assert names[head + "dyhead_tower.0.b_attn.attn.out_l_proj.weight"] == (1, 0.5)
+    assert names[head + "bias_lang"] == (7, 0)
+    assert names[head + "cls_logits.weight"] is None
 
 
 def test_a_gradient_that_is_no_number_stops(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
