@@ -227,6 +227,8 @@ def test_a_killed_experiment_goes_on_and_repeats_no_finished_run(data: Path, tmp
     assert again.exit_code == 0, again.output
     assert "3 runs, 2 done before" in again.stderr
     assert {p: p.stat().st_mtime_ns for p in before} == before
+    tries = [json.loads(p.read_text())["tries"] for p in sorted(out.glob("runs/*/*/*/run.json"))]
+    assert tries == [1, 2, 1]  # 0, 100 %, 1 subject
     assert calls(tmp_path) == [
         "predict other 0-seed0", "train other 1subject-seed0", "predict other 1subject-seed0",
         "train other 100pct-seed0", "predict other 100pct-seed0", "predict other 100pct-seed0",
@@ -492,3 +494,24 @@ def test_an_order_that_does_not_rise_is_told() -> None:
     svg = dots("a & b", [("all", [("m, 10 %", 0.3, 0.1, 0.5)])])
     assert "a &amp; b" in svg
     assert svg == dots("a & b", [("all", [("m, 10 %", 0.3, 0.1, 0.5)])])
+
+
+RESULTS = Path(__file__).parents[1] / "docs" / "results"
+
+
+@pytest.mark.parametrize("name", ["drawn", "samples"])
+def test_the_tables_of_the_docs_are_those_of_the_results_beside_them(name: str) -> None:
+    folder = RESULTS / name
+    told = (folder / "table.md").read_text().splitlines()
+    page = (RESULTS.parent / "experiment.md").read_text()
+    rows = [line for line in told if line.startswith("| ")]
+    assert rows
+    assert [row for row in rows if row not in page] == []
+    shown = {tuple(line.split(" | ")[:2]): line for line in rows}
+    for row in csv.DictReader((folder / "results.csv").open()):
+        AP, low, high, AP50 = (tables.percent(float(row[k]) if row[k] else None)  # noqa: N806
+                               for k in ("AP", "AP_low", "AP_high", "AP50"))  # fmt: skip
+        bounds = f" [{low}, {high}]" if row["AP_low"] else ""
+        assert f"{AP}{bounds} / {AP50}" in shown[f"| {row['test']}", row["name"]]
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["spent"]["runs"] == len(list(folder.glob("runs/*/*/*/run.json")))

@@ -6,7 +6,7 @@
         settings.json                                   everything that decides it, and what it ran on
         log.txt, model/                                 what the detector said; its weights
         predictions/<test>.json, scores/<test>.json     COCO results; their evaluation
-        run.json                                        written last: time, and digests of the files above
+        run.json                                        written last: tries, time, digests of the files above
 """
 
 from __future__ import annotations
@@ -156,7 +156,7 @@ def _do(run: Run, chosen: Detector, bootstrap: int) -> None:
     """One run, from where it was interrupted."""
     folder = run.job.folder
     write_json(folder / "settings.json", {"key": run.key, "decides": run.settings, "ran": _surroundings()})
-    begun = read_json(folder / "spent.json") or {"wall_s": 0.0, "cpu_s": 0.0}
+    begun = read_json(folder / "spent.json") or {"tries": 0, "wall_s": 0.0, "cpu_s": 0.0}
     with _logged(folder / "log.txt"), _timed(folder / "spent.json", begun):
         if not (folder / "trained").is_file():
             chosen.train(run.job)
@@ -208,13 +208,15 @@ def _logged(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _timed(path: Path, before: dict[str, float]) -> Iterator[None]:
-    """Adds the time spent to a file, also when interrupted."""
+    """Adds a try and the time spent to a file, also when interrupted; one that was killed counts without its time."""
     wall, cpu = time.monotonic(), _cpu()
+    before = before | {"tries": before["tries"] + 1}
+    write_json(path, before)
     try:
         yield
     finally:
-        write_json(path, {"wall_s": round(before["wall_s"] + time.monotonic() - wall, 1),
-                          "cpu_s": round(before["cpu_s"] + _cpu() - cpu, 1)})  # fmt: skip
+        spent = {"wall_s": time.monotonic() - wall, "cpu_s": _cpu() - cpu}
+        write_json(path, before | {key: round(before[key] + value, 1) for key, value in spent.items()})
 
 
 def _cpu() -> float:
