@@ -360,6 +360,15 @@ def job(data: Path, folder: Path, amount: Amount) -> Job:
     return Job("s", "m", amount, 0, folder / "run", data, part, {"a": test})
 
 
+def weights_of_another(folder: Path, below: Path) -> Path:
+    """The same RT-DETR as one of three classes."""
+    from transformers import RTDetrForObjectDetection
+
+    three = RTDetrForObjectDetection.from_pretrained(folder, num_labels=3, ignore_mismatched_sizes=True)
+    three.save_pretrained(below / "three")
+    return below / "three"
+
+
 @pytest.mark.parametrize(
     "model",
     [
@@ -384,6 +393,10 @@ def test_baselines_train_and_give_results_that_can_be_scored(data: Path, tmp_pat
             assert x + w <= image["width"] + 1e-3
             assert y + h <= image["height"] + 1e-3
     assert not (given.weights / "last.pt").exists()
+    tuned = job(data, tmp_path / "tuned", Amount(None, 1))
+    start = weights_of_another(given.weights, tmp_path) if model.kind == "rt_detr" else given.weights
+    detector(model.model_copy(update={"weights": str(start), "steps": 1})).train(tuned)
+    assert detector(model).predict(tuned, "a") != rows
     with pytest.raises(Failure, match="it is no folder here and the hub gave none"):
         detector(model.model_copy(update={"weights": str(tmp_path / "nothing")})).train(given)
 
