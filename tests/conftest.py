@@ -1,6 +1,23 @@
 """Settings of all tests."""
 
+from pathlib import Path
+
+import pytest
 from hypothesis import settings
 
 settings.register_profile("steady", deadline=None)  # a busy machine or a first compilation is no failure
 settings.load_profile("steady")
+
+
+@pytest.fixture(scope="session")
+def drawn_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three drawn sources, built."""
+    from test_demo_build import build
+
+    from glip.experiment import drawn
+
+    folder = tmp_path_factory.mktemp("drawn")
+    drawn.write(folder, subjects=8)
+    named = [word for name in ("ct", "xray", "endoscopy_dim") for word in ("--source", f"drawn_{name}")]
+    build(folder, folder / "out", "--profile", "small", *named)
+    return folder / "out"
