@@ -264,6 +264,24 @@ def test_verify_finds_what_was_changed(finished: Path) -> None:
     assert RUNNER.invoke(app, ["experiment", "verify", str(finished / "plots")]).exit_code == 2
 
 
+def test_one_training_serves_all_studies_that_want_it(data: Path, tmp_path: Path) -> None:
+    path = Path(external(tmp_path))
+    again = """
+  again:
+    train: [drawn_ct, drawn_xray]
+    tests: {chests: {sources: [drawn_xray]}}
+    models: {other: [1 subject]}
+paper:"""
+    path.write_text(path.read_text().replace("\npaper:", again))
+    done = RUNNER.invoke(app, ["experiment", str(path), "--data", str(data), "--out", str(tmp_path / "out")])
+    assert done.exit_code == 0, done.output
+    assert sorted(call for call in calls(tmp_path) if "1subject" in call) == [
+        "predict other 1subject-seed0", "predict other 1subject-seed0", "train other 1subject-seed0"]  # fmt: skip
+    run = json.loads((tmp_path / "out/runs/again/other/1subject-seed0/run.json").read_text())
+    assert run["weights_of"] == "amounts/other/1subject-seed0"
+    assert RUNNER.invoke(app, ["experiment", "verify", str(tmp_path / "out")]).exit_code == 0
+
+
 def test_two_processes_share_a_folder(data: Path, tmp_path: Path) -> None:
     where = [external(tmp_path), "--data", str(data), "--out", str(tmp_path / "out")]
     first = RUNNER.invoke(app, ["experiment", *where, "--part", "2/2"])
