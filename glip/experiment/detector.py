@@ -27,11 +27,13 @@ class Job:
     training: Selection | None
     """What is trained on; None: nothing, the detector is tested as it comes."""
     tests: dict[str, Selection]
+    lender: Path | None = None
+    """The folder of a finished run of the same training, whose weights are taken."""
 
     @property
     def weights(self) -> Path:
         """Where the detector keeps what it learned."""
-        return self.folder / "model"
+        return (self.lender or self.folder) / "model"
 
     @property
     def modalities(self) -> list[str]:

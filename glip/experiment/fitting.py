@@ -30,6 +30,11 @@ WARM = 0.05
 """Share of the steps over which the rate rises; it then falls as a cosine."""
 
 
+def device() -> torch.device:
+    """The GPU, where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 @dataclass(frozen=True, slots=True)
 class Fit:
     """How long and how fast."""
@@ -44,10 +49,11 @@ def fit(
     model: nn.Module, source: Source, loss: Callable[[Sequence[Sample], np.random.Generator], Tensor], settings: Fit,
     checkpoint: Path,
 ) -> None:  # fmt: skip
-    """Trains in place, from the checkpoint on if there is one; `loss` is that of some samples.
+    """Trains in place on `device()`, from the checkpoint on if there is one; `loss` is that of some samples.
 
     Samples and augmentation depend on seed and step alone. Failure where the loss is no number.
     """
+    model.to(device())
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], settings.lr, weight_decay=DECAY)
     done = 0
     torch.manual_seed(settings.seed)

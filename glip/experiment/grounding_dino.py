@@ -15,7 +15,7 @@ from etl.labelmap import load_ontology
 from glip.config import MAX_TOKENS
 from glip.data import Sample, open_dataset
 from glip.experiment.detector import Job, Rows
-from glip.experiment.fitting import Fit, best, centred, cornered, fit, pixels
+from glip.experiment.fitting import Fit, best, centred, cornered, device, fit, pixels
 from glip.experiment.protocol import GroundingModel, updates
 from glip.phrases import Prompt, PromptConfig, encode, join, pack, training_prompt
 from glip.predict import annotated
@@ -65,12 +65,16 @@ class GroundingDino:
         )  # fmt: skip
         kept = [n for n, r in enumerate(sample.regions) if r.label in place]
         numbers = torch.tensor([place[sample.regions[n].label] for n in kept], dtype=torch.long)
-        wanted = [{"class_labels": numbers, "boxes": centred(sample)[kept]}]
-        value: Tensor = model(pixel_values=self._scaled(sample), **_text(prompt, words), labels=wanted).loss
+        wanted = [{"class_labels": numbers.to(device()), "boxes": centred(sample)[kept].to(device())}]
+        value: Tensor = model(**self._inputs(sample, prompt, words), labels=wanted).loss
         return value
 
+    def _inputs(self, sample: Sample, prompt: Prompt, words: Any) -> dict[str, Tensor]:
+        """An image (1, 3, height, width), and the prompt as the model reads it: each phrase ends with a full stop."""
+        given = {"pixel_values": self._scaled(sample), **words([prompt.caption + "."], return_tensors="pt")}
+        return {name: tensor.to(device()) for name, tensor in given.items()}
+
     def _scaled(self, sample: Sample) -> Tensor:
-        """(1, 3, height, width)."""
         height, width = sample.image.shape[:2]
         factor = min(self.model.short_side / min(height, width), self.model.long_side / max(height, width))
         image = pixels(sample.image, max(1, round(height * factor)), max(1, round(width * factor)))
@@ -80,7 +84,7 @@ class GroundingDino:
     def predict(self, job: Job, test: str) -> Rows:
         """The best 100 of all queries and phrases; a phrase's score is the mean over its tokens."""
         ontology = load_ontology(BUNDLED / "label_maps")
-        model, words = _loaded(str(job.weights)).eval(), tokenizer(str(job.weights))
+        model, words = _loaded(str(job.weights)).eval().to(device()), tokenizer(str(job.weights))
         source = open_dataset(job.tests[test].folder, "test", labels=label_names(ontology))
         rows: Rows = []
         for n in range(len(source.rows)):
@@ -88,22 +92,16 @@ class GroundingDino:
             found: Rows = []
             for phrases in pack(annotated(sample), words, budget=MAX_TOKENS - 1):  # the full stop at the end
                 prompt = join(phrases)
-                outputs = model(pixel_values=self._scaled(sample), **_text(prompt, words))
+                outputs = model(**self._inputs(sample, prompt, words))
                 share = encode(prompt, words).phrases.float()
-                token = outputs.logits[0, :, : share.shape[1]].sigmoid()
+                token = outputs.logits[0, :, : share.shape[1]].cpu().sigmoid()
                 score, query, place = best(token @ (share / share.sum(1, keepdim=True)).T)
-                boxes = cornered(outputs.pred_boxes[0][query], sample)
+                boxes = cornered(outputs.pred_boxes[0].cpu()[query], sample)
                 for s, box, p in zip(score.tolist(), boxes.tolist(), place.tolist(), strict=True):
                     label = ontology.labels[phrases[p]].id
                     found.append({"image_id": sample.image_id, "category_id": label, "bbox": box, "score": s})
             rows += sorted(found, key=lambda row: -row["score"])[:100]
         return rows
-
-
-def _text(prompt: Prompt, words: Any) -> dict[str, Tensor]:
-    """The prompt as the model reads it: each phrase ends with a full stop."""
-    encoded: dict[str, Tensor] = dict(words([prompt.caption + "."], return_tensors="pt"))
-    return encoded
 
 
 def _loaded(weights: str) -> Any:

@@ -17,7 +17,7 @@ from etl.errors import Failure
 from etl.labelmap import load_ontology
 from glip.data import Sample, open_dataset
 from glip.experiment.detector import Job, Rows
-from glip.experiment.fitting import Fit, best, centred, cornered, fit, pixels
+from glip.experiment.fitting import Fit, best, centred, cornered, device, fit, pixels
 from glip.experiment.protocol import DetrModel, updates
 from glip.predict import annotated
 from glip.train import BUNDLED, label_names
@@ -40,9 +40,11 @@ class RtDetr:
 
             def loss(samples: Sequence[Sample], _: np.random.Generator) -> Tensor:
                 images = torch.stack([pixels(s.image, self.model.side, self.model.side) for s in samples])
-                wanted = [{"class_labels": torch.tensor([number[r.label] for r in s.regions], dtype=torch.long),
-                           "boxes": centred(s)} for s in samples]  # fmt: skip
-                value: Tensor = model(pixel_values=images, labels=wanted).loss
+                wanted = []
+                for s in samples:
+                    classes = torch.tensor([number[r.label] for r in s.regions], dtype=torch.long)
+                    wanted.append({"class_labels": classes.to(device()), "boxes": centred(s).to(device())})
+                value: Tensor = model(pixel_values=images.to(device()), labels=wanted).loss
                 return value
 
             checkpoint = job.weights / "last.pt"
@@ -55,16 +57,17 @@ class RtDetr:
     def predict(self, job: Job, test: str) -> Rows:
         """The best 100 of all queries and all labels that an image is asked for."""
         labels = label_names(load_ontology(BUNDLED / "label_maps"))
-        model = _loaded(str(job.weights), labels).eval()
+        model = _loaded(str(job.weights), labels).eval().to(device())
         source = open_dataset(job.tests[test].folder, "test", labels=labels)
         number = {name: n for n, name in enumerate(labels)}
         rows: Rows = []
         for n in range(len(source.rows)):
             sample = source.read(n)
             asked = torch.tensor([number[name] for name in annotated(sample)])
-            outputs = model(pixel_values=pixels(sample.image, self.model.side, self.model.side)[None])
-            score, query, place = best(outputs.logits[0].sigmoid()[:, asked])
-            found = cornered(outputs.pred_boxes[0][query], sample)
+            image = pixels(sample.image, self.model.side, self.model.side)[None]
+            outputs = model(pixel_values=image.to(device()))
+            score, query, place = best(outputs.logits[0].cpu().sigmoid()[:, asked])
+            found = cornered(outputs.pred_boxes[0].cpu()[query], sample)
             for s, box, label in zip(score.tolist(), found.tolist(), asked[place].tolist(), strict=True):
                 rows.append({"image_id": sample.image_id, "category_id": label + 1, "bbox": box, "score": s})
         return rows

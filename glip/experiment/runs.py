@@ -4,9 +4,9 @@
     OUT/selections/<split>-<digest>/                    what is trained and tested on
     OUT/runs/<study>/<model>/<amount>-seed<k>/          one run:
         settings.json                                   everything that decides it, and what it ran on
-        log.txt, model/                                 what the detector said; its weights
+        log.txt, model/                                 what the detector said; its weights, if not another run's
         predictions/<test>.json, scores/<test>.json     COCO results; their evaluation
-        run.json                                        written last: time, and digests of the files above
+        run.json                                        written last: tries, time, digests, whose weights
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,12 @@ class Run:
     key: str
 
     @property
+    def training(self) -> str:
+        """A digest of what decides the weights alone."""
+        parts = {key: self.settings.get(key) for key in ("model", "seed", "detector", "dataset", "training", "init")}
+        return digest(parts | {"modalities": self.job.modalities})
+
+    @property
     def done(self) -> bool:
         """Whether it is finished."""
         return (self.job.folder / "run.json").is_file()
@@ -58,13 +64,14 @@ def run_all(protocol: Protocol, data: Path, out: Path, tell: Tell, part: tuple[i
     """
     runs = plan(protocol, data, out)
     _refuse_strangers(out, runs)
-    write_json(out / "protocol.json", protocol.model_dump(mode="json", by_alias=True))
+    kept = json.dumps(protocol.model_dump(mode="json"), indent=1, ensure_ascii=False)  # its order is that of the tables
+    write_bytes(out / "protocol.json", kept.encode() + b"\n")
     mine = runs[part[0] - 1 :: part[1]]
     missing = [run for run in mine if not run.done]
     tell(f"{len(mine)} runs, {len(mine) - len(missing)} done before")
     for n, run in enumerate(missing, 1):
         tell(f"{n}/{len(missing)} {run.job.folder.relative_to(out / 'runs')}")
-        _do(run, detector(protocol.models[run.job.model]), protocol.bootstrap)
+        _do(_with_weights(run, runs), detector(protocol.models[run.job.model]), protocol.bootstrap)
     return len(missing)
 
 
@@ -152,13 +159,23 @@ def _refuse_strangers(out: Path, runs: list[Run]) -> None:
         )
 
 
+def _with_weights(run: Run, runs: list[Run]) -> Run:
+    """The run, with the weights of a finished one that another study trained in the same way, if there is one."""
+    if run.job.weights.is_dir():
+        return run
+    for other in runs:
+        if other.done and other.training == run.training and other.job.weights.is_dir():
+            return replace(run, job=replace(run.job, lender=other.job.folder))
+    return run
+
+
 def _do(run: Run, chosen: Detector, bootstrap: int) -> None:
     """One run, from where it was interrupted."""
     folder = run.job.folder
     write_json(folder / "settings.json", {"key": run.key, "decides": run.settings, "ran": _surroundings()})
-    begun = read_json(folder / "spent.json") or {"wall_s": 0.0, "cpu_s": 0.0}
+    begun = read_json(folder / "spent.json") or {"tries": 0, "wall_s": 0.0, "cpu_s": 0.0}
     with _logged(folder / "log.txt"), _timed(folder / "spent.json", begun):
-        if not (folder / "trained").is_file():
+        if run.job.lender is None and not (folder / "trained").is_file():
             chosen.train(run.job)
             write_bytes(folder / "trained", b"")
         for test in run.job.tests:
@@ -170,9 +187,10 @@ def _do(run: Run, chosen: Detector, bootstrap: int) -> None:
     files = [folder / "settings.json", *(folder / "predictions" / f"{t}.json" for t in run.job.tests)]
     sums = {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
     spent = read_json(folder / "spent.json")
-    write_json(folder / "run.json", {"key": run.key, "sha256": sums, **spent})
+    lender = str(run.job.lender.relative_to(run.job.folder.parents[2])) if run.job.lender else None
+    write_json(folder / "run.json", {"key": run.key, "sha256": sums, "weights_of": lender, **spent})
     (folder / "spent.json").unlink()
-    (folder / "trained").unlink()
+    (folder / "trained").unlink(missing_ok=True)
 
 
 def scored(folder: Path, test: str, truth: Path, bootstrap: int) -> dict[str, Any]:
@@ -208,13 +226,15 @@ def _logged(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _timed(path: Path, before: dict[str, float]) -> Iterator[None]:
-    """Adds the time spent to a file, also when interrupted."""
+    """Adds a try and the time spent to a file, also when interrupted; one that was killed counts without its time."""
     wall, cpu = time.monotonic(), _cpu()
+    before = before | {"tries": before["tries"] + 1}
+    write_json(path, before)
     try:
         yield
     finally:
-        write_json(path, {"wall_s": round(before["wall_s"] + time.monotonic() - wall, 1),
-                          "cpu_s": round(before["cpu_s"] + _cpu() - cpu, 1)})  # fmt: skip
+        spent = {"wall_s": time.monotonic() - wall, "cpu_s": _cpu() - cpu}
+        write_json(path, before | {key: round(before[key] + value, 1) for key, value in spent.items()})
 
 
 def _cpu() -> float:
