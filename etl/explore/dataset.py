@@ -69,7 +69,7 @@ class Dataset:
             return pq.read_table(file, columns=columns)
 
     def some(self, name: str, where: Mapping[str, str], start: int, most: int) -> list[dict[str, Any]]:
-        """Rows of a Parquet file with these values in its columns, from a place on; no more of it than needed is read."""
+        """Rows of a Parquet file with these values in its columns, from a place on; no more is read than needed."""
         import pyarrow.dataset as pads
 
         scan: dict[str, Any] = {"batch_readahead": 1, "fragment_readahead": 1}
