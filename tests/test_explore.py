@@ -127,6 +127,10 @@ def test_pictures_are_those_of_the_dataset_and_of_its_sources(address: str, fram
         assert {0, 255} <= set(np.unique(narrow)) <= {0, 128, 255}  # whole Hounsfield units
         page = text(address, f"/image/{number}?raw=1&row=5&column=6")
         assert page.count("/plane/") >= 4
+        boxes = [(float(w), float(h)) for w, h in re.findall(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', page)]
+        sides = frame.loc[number, "spacing"] * (frame.loc[number, "height"], frame.loc[number, "width"])
+        assert boxes[0][1] / boxes[0][0] == pytest.approx(sides[0] / sides[1], rel=1e-3), "true proportions"
+        assert {round(h / w, 2) for w, h in boxes if w > 1} >= {0.86, 1.0}
     assert asked(address, f"/thumb/{number}.jpg?show=none")[2][:2] == b"\xff\xd8"
     assert asked(address, f"/crop/{number}.jpg?label=nothing")[0] == 404
     assert asked(address, "/plane/1.png?axis=axial&index=99999")[0] == 404

@@ -7,7 +7,7 @@ import secrets
 import tempfile
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -77,8 +77,10 @@ def model(request: Request) -> Response:
             raise UsageError(f"this model has no expert for {modality}; choose one of {', '.join(mine.modalities)}")
         with Image.open(io.BytesIO(row["image"]["bytes"])) as stored:
             pixels = np.asarray(stored)
-        result = {"row": row, "truth": images.shapes(row), "href": f"/image/{number}.png",
-                  "found": _found(mine, pixels, prompt, modality, score),
+        truth = images.shapes(row)
+        colors = {shape["label"]: shape["color"] for shape in truth}
+        result = {"row": row, "truth": truth, "href": f"/image/{number}.png",
+                  "found": _found(mine, pixels, prompt, modality, score, colors),
                   "width": row["width"], "height": row["height"]}  # fmt: skip
     return page(request, "model.html", asked=asked, expert=mine, result=result)
 
@@ -94,12 +96,17 @@ def least(text: str) -> float:
     return score
 
 
-def _found(mine: Expert, pixels: Pixels, prompt: str, modality: str | None, score: float) -> list[dict[str, Any]]:
-    """The boxes, best first; one prompt at a time. Phrases have the dataset's colours in the order of the prompt."""
+def _found(
+    mine: Expert, pixels: Pixels, prompt: str, modality: str | None, score: float, colors: Mapping[str, int]
+) -> list[dict[str, Any]]:
+    """The boxes, best first; one prompt at a time. Phrases have the colours given, others the next free ones."""
     with mine.lock:
         boxes = [b for b in mine.ground(pixels, prompt, modality) if b[1] >= score]
-    colors = {phrase: n % len(samples.COLORS) for n, phrase in enumerate(dict.fromkeys(b[0] for b in boxes))}
-    return [{"phrase": phrase, "score": value, "box": [round(v, 1) for v in box], "color": colors[phrase]}
+    given = dict(colors)
+    for phrase in dict.fromkeys(b[0] for b in boxes):
+        free = [n for n in range(len(samples.COLORS)) if n not in given.values()]
+        given.setdefault(phrase, free[0] if free else len(given) % len(samples.COLORS))
+    return [{"phrase": phrase, "score": value, "box": [round(v, 1) for v in box], "color": given[phrase]}
             for phrase, value, box in sorted(boxes, key=lambda b: -b[1])]  # fmt: skip
 
 
@@ -128,7 +135,7 @@ def _answer(request: Request, content: bytes, name: str, prompt: str, modality: 
         pixels = mine.read(path, modality)
     asked = {"image": "", "prompt": prompt, "modality": modality or "", "score": score}
     result = {"row": None, "truth": None, "href": f"/upload/{mine.kept(png.encode(pixels))}.png",
-              "found": _found(mine, pixels, prompt, modality, score), "width": pixels.shape[1],
+              "found": _found(mine, pixels, prompt, modality, score, {}), "width": pixels.shape[1],
               "height": pixels.shape[0]}  # fmt: skip
     return page(request, "model.html", asked=asked, expert=mine, result=result)
 

@@ -109,11 +109,14 @@ def image(request: Request) -> Response:
     if volume and window and window[1] <= 0:
         window = (volume.center, volume.width)
     at_hand = row["axis"] != "native" and here.volumes.root(row["source"]) is not None
+    axes = others(row, slices, sizes, (row_at, column_at), volume)
+    for other in axes:  # each has two of the three spacings
+        other["size"] = images.proportions(here.row(other["image_id"])[1]) if other["image_id"] else (1.0, 1.0)
     return page(
         request, "image.html", filter=f, told=told, row=row, shapes=shapes, before=before, after=after,
         strip=strip(slices[row["axis"]], row["slice_index"]), letters=images.LETTERS.get(row["axis"]),
         size=images.proportions(row), at=(row_at, column_at), at_hand=at_hand, window=window, volume=volume,
-        others=others(row, slices, sizes, (row_at, column_at), volume), presets=PRESETS,
+        others=axes, presets=PRESETS,
         facts=facts(row), source=here.numbers.get("sources", {}).get(row["source"], {}),
     )  # fmt: skip
 

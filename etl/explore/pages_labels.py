@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+import pyarrow.compute as pc
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
@@ -59,8 +60,10 @@ def desk(request: Request) -> Response:
 def refused_regions(here: Site, source: str) -> Counter[str]:
     """Regions of a source by raw label that are in quarantine for want of an approved label."""
     table = here.data.table(f"quarantine/{source}.parquet", ["stage", "raw_label"])
-    rows = table.to_pylist() if table is not None else []
-    return Counter(row["raw_label"] for row in rows if row["stage"] == "harmonize")
+    if table is None:
+        return Counter()
+    names = table.filter(pc.equal(table["stage"], "harmonize"))["raw_label"]
+    return Counter({row["values"]: row["counts"] for row in pc.value_counts(names).to_pylist()})
 
 
 def example(request: Request) -> Response:
@@ -118,31 +121,16 @@ def quarantined(here: Site, choice: dict[str, str], start: int) -> tuple[list[An
     """(counts by source, stage and reason; rows of a choice from a place on; how many the choice has)."""
     counts: Counter[tuple[str, str, str]] = Counter()
     rows: list[dict[str, Any]] = []
-    total = 0
+    chosen, seen = {name: value for name, value in choice.items() if value}, 0
     for name in here.data.listed("quarantine/*.parquet"):
-        for key, n in here.quarantine_counts(name):
-            counts[key] += n
-            total += n if all(c in ("", k) for c, k in zip(choice.values(), key, strict=True)) else 0
-    seen = 0
-    for name in here.data.listed("quarantine/*.parquet"):
-        mine = sum(n for key, n in here.quarantine_counts(name)
+        found = dict(here.quarantine_counts(name))
+        counts.update(found)
+        mine = sum(n for key, n in found.items()
                    if all(c in ("", k) for c, k in zip(choice.values(), key, strict=True)))  # fmt: skip
         if seen + mine > start and len(rows) < ROWS:
-            rows += _chosen(here, name, choice, max(0, start - seen), ROWS - len(rows))
+            rows += here.data.some(name, chosen, max(0, start - seen), ROWS - len(rows))
         seen += mine
-    return sorted((*key, n) for key, n in counts.items()), rows, total
-
-
-def _chosen(here: Site, name: str, choice: dict[str, str], start: int, most: int) -> list[dict[str, Any]]:
-    import pyarrow.compute as pc
-
-    table = here.data.table(name)
-    assert table is not None
-    for column, value in choice.items():
-        if value:
-            table = table.filter(pc.equal(table[column], value))
-    found: list[dict[str, Any]] = table.slice(start, most).to_pylist()
-    return found
+    return sorted((*key, n) for key, n in counts.items()), rows, seen
 
 
 def refused(request: Request) -> Response:

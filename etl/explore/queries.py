@@ -9,6 +9,7 @@ from typing import Any
 import duckdb
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from etl.explore.filters import OF_IMAGE, Filter, condition, of_region
 
@@ -17,6 +18,9 @@ FILTERS = 6  # whose images are remembered, 4 bytes each
 BINS = 8  # of an area histogram for each power of ten
 CARD = ("image_id, cases.source, modality::VARCHAR AS modality, split::VARCHAR AS split, axis::VARCHAR AS axis, "
         '"case", slice_index, width, height, regions')  # fmt: skip
+
+Spread = list[tuple[int, int]]
+"""(regions on an image, images)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +31,7 @@ class Figures:
     regions: int
     cases: int
     by: dict[str, list[tuple[str, int]]]  # images by modality, source, axis, split, flag; regions by label …
-    spread: list[tuple[int, int]]  # (regions on an image, images)
+    spread: Spread
     areas: list[tuple[int, int]]  # (bin: BINS * log10 of the share of the image, regions)
 
 
@@ -84,33 +88,16 @@ class Index:
                                f"(name_id) WHERE image_id IN ({marks}) GROUP BY image_id", image_ids))
 
     def _figures(self, f: Filter) -> Figures:
-        sql, values = condition(f, self.known)
-        inner, more = of_region(f)
-        chosen = "true" if sql == "true" else f"image_id IN (SELECT image_id FROM images WHERE {sql})"
-        by: dict[str, list[tuple[str, int]]] = {}
-        sets = ", ".join(f"({name})" for name in (*OF_IMAGE, "regions"))
-        spread = []
-        for *keys, kind, images in self._rows(
-            f"SELECT {', '.join(f'{n}::VARCHAR' for n in OF_IMAGE)}, regions, grouping_id({', '.join(OF_IMAGE)}, "
-            f"regions), count(*) FROM images WHERE {sql} GROUP BY GROUPING SETS ({sets})", values):  # fmt: skip
-            place = 4 - (31 - kind).bit_length() + 1
-            if place == 4:
-                spread.append((keys[4], images))
-            else:
-                by.setdefault(OF_IMAGE[place], []).append((keys[place], images))
-        cases = self._rows(f"SELECT count(DISTINCT case_id) FROM images WHERE {sql}", values)[0][0]
-        by["flag"] = self._rows(f"SELECT flag, count(*) FROM (SELECT unnest(flags) AS flag FROM images WHERE {sql}) "
-                                "GROUP BY flag", values)  # fmt: skip
-        totals: dict[str, dict[str, int]] = {"label": {}, "category": {}, "body_region": {}}
-        bins: dict[int, int] = {}
-        for label, category, body, area, regions in self._rows(
-            f"SELECT label, category, body_region, area, sum(n) FROM (SELECT name_id, "
-            f"floor(log10(area_fraction) * {BINS})::INTEGER AS area, count(*) AS n FROM regions WHERE {chosen} "
-            f"{'AND ' + inner if inner else ''} GROUP BY ALL) JOIN names USING (name_id) GROUP BY ALL",
-            [*(values if chosen != "true" else []), *more]):  # fmt: skip
-            for name, value in zip(totals, (label, category, body), strict=True):
-                totals[name][value] = totals[name].get(value, 0) + int(regions)
-            bins[min(area, -1)] = bins.get(min(area, -1), 0) + int(regions)
+        base, chosen = self._base.cursor(), "true"
+        if f.chosen:
+            base.register("chosen", pa.table({"image_id": self.ids(_plain(f.with_(order="key")))}))
+            chosen = "image_id IN (SELECT image_id FROM chosen)"
+        by, spread = _by_image(base, chosen)
+        cases = base.execute(f"SELECT count(DISTINCT case_id) FROM images WHERE {chosen}").fetchall()[0][0]
+        flags = f"SELECT unnest(flags) AS flag FROM images WHERE {chosen} AND len(flags) > 0"
+        by["flag"] = base.execute(f"SELECT flag, count(*) FROM ({flags}) GROUP BY flag").fetchall()
+        inner, values = of_region(f)
+        totals, bins = _by_region(base, f"{chosen} AND {inner}" if inner else chosen, values)
         by |= {name: list(found.items()) for name, found in totals.items()}
         ordered = {name: sorted(rows, key=lambda row: (-row[1], row[0])) for name, rows in by.items()}
         return Figures(sum(n for _, n in spread), sum(bins.values()), int(cases), ordered, sorted(spread),
@@ -177,3 +164,36 @@ class Index:
 def _plain(f: Filter) -> Filter:
     """The filter without what it draws, which chooses nothing."""
     return f.with_(show="both")
+
+
+def _by_image(base: duckdb.DuckDBPyConnection, chosen: str) -> tuple[dict[str, list[tuple[str, int]]], Spread]:
+    """(images by each column of OF_IMAGE, images by their number of regions), in one pass."""
+    names = (*OF_IMAGE, "regions")
+    columns = ", ".join(f"{name}::VARCHAR" for name in names)
+    rows = base.execute(
+        f"SELECT {columns}, grouping_id({', '.join(names)}), count(*) FROM images WHERE {chosen} "
+        f"GROUP BY GROUPING SETS ({', '.join(f'({name})' for name in names)})"
+    ).fetchall()
+    found: dict[str, list[tuple[str, int]]] = {name: [] for name in names}
+    for *values, grouping, images in rows:  # a bit is set for each column that a row is not grouped by
+        place = next(n for n in range(len(names)) if not grouping >> (len(names) - 1 - n) & 1)
+        found[names[place]].append((values[place], images))
+    spread = [(int(n), images) for n, images in found.pop("regions")]
+    return {name: rows for name, rows in found.items() if rows}, spread
+
+
+def _by_region(
+    base: duckdb.DuckDBPyConnection, chosen: str, values: list[Any]
+) -> tuple[dict[str, dict[str, int]], dict[int, int]]:
+    """(regions by label, category and body region, regions by the bin of their area)."""
+    rows = base.execute(
+        "SELECT label, category, body_region, area, sum(n) FROM (SELECT name_id, "
+        f"least(floor(log10(area_fraction) * {BINS}), -1)::INTEGER AS area, count(*) AS n FROM regions WHERE {chosen} "
+        "GROUP BY ALL) JOIN names USING (name_id) GROUP BY ALL", values).fetchall()  # fmt: skip
+    totals: dict[str, dict[str, int]] = {"label": {}, "category": {}, "body_region": {}}
+    bins: dict[int, int] = {}
+    for *names, area, n in rows:
+        for found, name in zip(totals.values(), names, strict=True):
+            found[name] = found.get(name, 0) + int(n)
+        bins[area] = bins.get(area, 0) + int(n)
+    return totals, bins
