@@ -131,7 +131,7 @@ def test_the_small_r2gen_learns_each_picture_s_report(tmp_path: Path) -> None:
     train = [s for s in told if s.split == "train"]
     same = [*train, *(replace(s, split="test", id=f"{s.id}t") for s in train)]
     reference = next(a for a in made if a.name == "reference")
-    how = training.Training(epochs=120, lr=5e-3, batch=8, width=32, cells=2, beams=1)
+    how = training.Training(epochs=90, lr=4e-3, batch=8, cells=2, beams=1)
     found = training.fit_reports(same, reference, views, captions.clean_none, how)
     written, wanted = [found[f"{s.id}t"] for s in train], [s.report for s in train]
     own = captions.bleu(written, wanted)[3].overall
