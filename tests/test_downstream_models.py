@@ -191,3 +191,33 @@ def test_boxes_help_where_they_tell_the_answer_and_not_where_they_do_not(tmp_pat
         else:
             for arm in ("predicted", "reference", "shuffled"):
                 assert document["arms"][arm][metric]["difference_interval"][0] <= 0
+
+
+def test_maps_of_an_expert_take_the_place_of_pixels(tmp_path: Path) -> None:
+    from glip.config import nano
+    from glip.downstream.features import expert_maps, region_features
+    from glip.experts import BundleInfo, MedGLIP, save_bundle
+
+    save_bundle(tmp_path / "bundle", MedGLIP(nano(), ["xray", "ct"]), BundleInfo())
+    generated.write(tmp_path / "data", studies=12)
+    images = tmp_path / "data/images"
+    names = ["00000.png", "00001.png", "00002.png"]
+    maps = expert_maps(tmp_path / "bundle", images, names, {"00000.png": "xray", "00001.png": "pathology"})
+    assert np.ptp(maps["00000.png"]) > 0
+    assert not maps["00001.png"].any()  # no expert
+    assert not maps["00002.png"].any()  # which expert is not known
+    features = region_features(maps["00000.png"], [Region("a", (0, 0, 96, 96)), Region("b", (0, 0, 6, 6))], (96, 96))
+    np.testing.assert_allclose(features[0], maps["00000.png"].mean((1, 2)), atol=1e-5)
+    np.testing.assert_allclose(features[1], maps["00000.png"][:, 0, 0], atol=1e-5)
+    assert region_features(maps["00000.png"], [], (96, 96)).shape == (0, len(maps["00000.png"]))
+    for task in ("vqa", "report"):
+        result = CliRunner().invoke(app, [
+            "downstream", task, str(tmp_path / "data"), "--found", str(tmp_path / "data/found"), "--bundle",
+            str(tmp_path / "bundle"), "--expert-features", "--epochs", "1", "--width", "16", "--out",
+            str(tmp_path / task), "--json", "--bootstrap", "20",
+        ])  # fmt: skip
+        assert result.exit_code == 0, result.output
+        document = json.loads(result.stdout)
+        assert set(document["arms"]) == set(arms.ARMS)
+        assert document["regions"]["predicted"]["no_expert"] == 0
+        assert {p.name for p in (tmp_path / task).glob("*")} >= {"result.json", "table.md", "table.csv", "texts"}
