@@ -24,6 +24,7 @@ Bootstrap = Annotated[int, typer.Option(min=0, help="Resamples of the images for
 Published = Annotated[Path | None, typer.Option(help="CSV with more published numbers to show beside one's own.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Only so many test items.")]
 Epochs = Annotated[int, typer.Option(min=1, help="Of the small models.")]
+Width = Annotated[int, typer.Option(min=16, help="Of the tokens of the small models; a multiple of 16.")]
 Threads = Annotated[int, typer.Option(min=1, help="Threads of the small models.")]
 Budget = Annotated[int, typer.Option(min=8, help="Most tokens of the sentence of regions.")]
 Form = Annotated[str, typer.Option(help="How regions are shown: text, drawn or crops.")]
@@ -47,6 +48,7 @@ def vqa(
     threshold: Threshold = 0.25,
     expert_features: Features = False,
     epochs: Epochs = 30,
+    width: Width = 64,
     threads: Threads = 1,
     workers: Annotated[int, typer.Option(min=1, help="Questions in flight at once.")] = 4,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for an answer.")] = 60,
@@ -80,8 +82,8 @@ def vqa(
         texts = run.by_alignment(tested, arms)
     elif by == "baseline":
         views = run.views(used, folder, sizes, _features(expert_features, bundle))
-        texts = run.by_baseline(used, arms, views, _training(epochs, threads, seed), tell=_tell)
-        settings |= {"epochs": epochs, "expert_features": expert_features}
+        texts = run.by_baseline(used, arms, views, _training(epochs, width, threads, seed), tell=_tell)
+        settings |= {"epochs": epochs, "width": width, "expert_features": expert_features}
     else:
         shown = run.Shown(folder, sizes, form, TextForm(budget=budget))
         asker = _asker(by, out, timeout)
@@ -108,6 +110,7 @@ def report(
     threshold: Threshold = 0.25,
     expert_features: Features = False,
     epochs: Epochs = 12,
+    width: Width = 64,
     least: Annotated[int, typer.Option(min=1, help="Rarer words are unknown; R2Gen: 3, MIMIC-CXR 10.")] = 1,
     length: Annotated[int, typer.Option(min=1, help="Most words; R2Gen: 60, MIMIC-CXR 100.")] = 60,
     threads: Threads = 1,
@@ -139,10 +142,11 @@ def report(
         raise Failure(f"{data}: no study of the split test")
     sizes, arms = _arms(used, folder, (found, bundle), threshold, seed)
     views = run.views(used, folder, sizes, _features(expert_features, bundle))
-    how = replace(_training(epochs, threads, seed), batch=32, least=least, length=length)
+    how = replace(_training(epochs, width, threads, seed), batch=32, least=least, length=length)
     texts = run.by_r2gen(used, arms, views, CLEANING[clean], how, tell=_tell)
     clinical = _clinical(tested, texts, chexbert, radgraph)
-    settings = {"threshold": threshold, "seed": seed, "epochs": epochs, "expert_features": expert_features}
+    settings = {"threshold": threshold, "seed": seed, "epochs": epochs, "width": width}
+    settings["expert_features"] = expert_features
     outcome = experiment.reports(
         tested, arms, texts, clean=clean, clinical=clinical, settings=settings, bootstrap=Resampling(bootstrap, seed)
     )
@@ -264,13 +268,15 @@ def _features(wanted: bool, bundle: Path | None) -> Path | None:
     return bundle if wanted else None
 
 
-def _training(epochs: int, threads: int, seed: int) -> Any:
+def _training(epochs: int, width: int, threads: int, seed: int) -> Any:
+    if width % 16:
+        raise UsageError(f"--width {width}: it is a multiple of 16")
     from etl.cli_train import require_torch
 
     require_torch()
     from glip.downstream.training import Training
 
-    return Training(epochs=epochs, threads=threads, seed=seed)
+    return Training(epochs=epochs, width=width, threads=threads, seed=seed)
 
 
 def _asker(model: str, out: Path, timeout: float) -> Any:

@@ -99,7 +99,7 @@ def pathology(root: Path, rows: list[dict[str, Any]]) -> Path:
 
 def test_path_vqa_and_no_pickle_that_runs_code(tmp_path: Path) -> None:
     row = {"answer_type": "other", "img_id": "train_0422", "label": {"in the canals of hering": 1},
-           "question_id": 100422000, "question_type": "where", "sent": "Where are liver stem cells located?"}  # fmt: skip
+           "question_id": 100422000, "question_type": "where", "sent": "Where are liver stem cells?"}  # fmt: skip
     pathology(tmp_path, [row, {**row, "label": {"yes": 1}, "answer_type": "yes/no"}])
     items, _ = read_vqa_dataset("path_vqa", tmp_path, None)
     assert [(q.kind, q.image) for q in items[:2]] == [

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from test_downstream_data import found_file
 from typer.testing import CliRunner
 
 from etl.cli import app
 from glip.downstream.items import Question, Region, write_items
-from test_downstream_data import found_file
 
 COUNT = 8
 
@@ -68,13 +68,14 @@ class Handler(BaseHTTPRequestHandler):
             message["content"] = f"<think>is it no?</think>\n{message['content']}"
         choice = {"index": 0, "message": message, "finish_reason": "stop"}
         usage = {"prompt_tokens": 50, "completion_tokens": 3, "total_tokens": 53}
-        reply = {"id": "x", "object": "chat.completion", "created": 1, "model": model, "choices": [choice], "usage": usage}
-        return self.send(200, json.dumps(reply).encode(), {})
+        reply = {"id": "x", "object": "chat.completion", "created": 1, "model": model, "choices": [choice]}
+        return self.send(200, json.dumps({**reply, "usage": usage}).encode(), {})
 
     def send(self, status: int, body: bytes, headers: dict[str, str]) -> None:
         try:
             self.send_response(status)
-            for name, value in {"Content-Type": "application/json", "Content-Length": str(len(body)), **headers}.items():
+            headers = {"Content-Type": "application/json", "Content-Length": str(len(body)), **headers}
+            for name, value in headers.items():
                 self.send_header(name, value)
             self.end_headers()
             self.wfile.write(body)
@@ -221,9 +222,7 @@ def test_a_broken_memory_loses_one_answer(server: Server, data: Path) -> None:
 
 
 @pytest.mark.parametrize(("trouble", "message"), [("401", "OPENAI_API_KEY"), ("400", "does it take images")])
-def test_what_is_wrong_with_all_requests_stops_at_once(
-    server: Server, data: Path, trouble: str, message: str
-) -> None:
+def test_what_is_wrong_with_all_requests_stops_at_once(server: Server, data: Path, trouble: str, message: str) -> None:
     server.troubles = {-1: [trouble] * 100}
     assert message in vqa(data, "--workers", "1", code=1)["told"]
     assert sum(server.asked.values()) == 1

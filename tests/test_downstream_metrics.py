@@ -141,7 +141,7 @@ def test_without_java_there_is_no_meteor_and_no_zero(monkeypatch: pytest.MonkeyP
     [
         ("1. No effusion.  2. Heart size is normal.", "no effusion . heart size is normal ."),
         ("The lungs are\nclear.. No acute disease, (stable).", "the lungs are clear . no acute disease stable ."),
-        ("XXXX-year old's \"chest\"/lungs", "xxxx-year olds chestlungs ."),
+        ('XXXX-year old\'s "chest"/lungs', "xxxx-year olds chestlungs ."),
     ],
 )
 def test_cleaning_of_r2gen(report: str, clean: str) -> None:
@@ -228,7 +228,7 @@ def test_clinical_efficacy_by_hand_and_from_tables(tmp_path: Path) -> None:
 def test_without_weights_clinical_efficacy_says_so(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"no chexbert\.pth"):
         clinical.chexbert(["lungs clear"], tmp_path)
-    with pytest.raises(UsageError, match="no radgraph/config.json"):
+    with pytest.raises(UsageError, match=r"no radgraph/config\.json"):
         clinical.radgraph(["lungs clear"], ["lungs clear"], tmp_path)
     (tmp_path / "chexbert.pth").write_bytes(b"")
     with pytest.raises(Failure, match="pip install f1chexbert"):
