@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from etl import cli_check, cli_evaluate, cli_fetch, cli_labels, cli_sources, cli_train
+from etl import cli_check, cli_evaluate, cli_export, cli_fetch, cli_labels, cli_sources, cli_train
 from etl.cli_common import BUNDLED, AsJson, Manifests, Maps, Out, Raw, Source, manifests_of, named, told
 from etl.errors import Failure, UsageError
 from stages import STAGES
@@ -17,7 +17,7 @@ cli_sources.app.command("fetch")(cli_fetch.sources_fetch)
 app.add_typer(cli_sources.app, name="sources")
 cli_train.register(app)
 app.add_typer(cli_labels.labels_app, name="labels")
-for command in (cli_check.leakcheck, cli_check.diff, cli_check.report, cli_evaluate.evaluate):
+for command in (cli_check.leakcheck, cli_check.diff, cli_check.report, cli_evaluate.evaluate, cli_export.export):
     app.command()(command)
 
 BOOK = ("in", "out", "quarantined", "background")
