@@ -36,12 +36,11 @@ def write(job: Job, folder: Path, *, numbers: Numbers) -> None:
 
 
 def file_name(row: Row) -> str:
-    """The image's place below `images/<split>`, without a suffix.
+    """The image's name in `images/<split>`, without a suffix; some readers look into no folder further.
 
-    One folder a source and no deeper: in a path with two parts `images` the reader would replace the wrong one.
+    No part of a file name of a dataset has a `+`, so two images never have one name.
     """
-    source, case, name = row["file_name"].removesuffix(".png").split("/")
-    return f"{source}/{case}-{name}"
+    return str(row["file_name"]).removesuffix(".png").replace("/", "+")
 
 
 def line(job: Job, row: Row, region: Row, numbers: Numbers) -> str:
