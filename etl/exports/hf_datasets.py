@@ -34,7 +34,8 @@ def write(job: Job, folder: Path) -> None:
     columns = schema(job)
     for split in shown:
         part = Part(folder / "data" / split, columns)
-        for batch in batches(job, split):
+        for batch in (batch for parts in job.parts(split) for batch in batches(parts)):
+            job.counts.update(images=len(batch), regions=len(batch["regions"].flatten()))
             pixels = pc.binary_length(batch["image"].field("bytes")).to_numpy()
             part.add(converted(job, batch).cast(columns), pixels)
         part.close()
@@ -54,7 +55,7 @@ def schema(job: Job) -> pa.Schema:
 def converted(job: Job, batch: pa.RecordBatch) -> pa.Table:
     """Rows of a shard in these columns."""
     regions = batch["regions"]
-    ends, items = regions.offsets, regions.values
+    ends, items = pc.subtract(regions.offsets, regions.offsets[0]), regions.flatten()
     place = np.zeros(1 + max(job.places), np.int64)
     place[list(job.places)] = list(job.places.values())
     columns = {

@@ -16,7 +16,7 @@ from etl.grounding import BETWEEN
 from etl.progress import tracked
 from etl.records import SPLITS
 
-BATCH = 32  # images in memory at a time, of each modality
+BATCH = 16  # images in memory at a time, of each modality
 TAIL = 2**20  # bytes; more than the categories, licences and info that end a COCO file
 ID = {"category": "category_id", "label": "label_id"}
 SUFFIX = {"category": ".json", "label": ".labels.json"}
@@ -74,11 +74,8 @@ class Job:
 
     def stream(self, parts: Iterable[Path]) -> Iterator[Row]:
         """The rows of the shards of a modality."""
-        for part in parts:
-            with pq.ParquetFile(part) as file:
-                names = [n for n in file.schema_arrow.names if self.images or n != "image"]
-                for batch in file.iter_batches(BATCH, columns=names):
-                    yield from batch.to_pylist()
+        for batch in batches(parts, without=() if self.images else ("image",)):
+            yield from batch.to_pylist()
 
     def save_image(self, row: Row, root: Path, name: str | None = None) -> None:
         """Writes the PNG of a row at its file name (or this one) below a folder, if images are wanted."""
@@ -107,12 +104,12 @@ def open_job(out: Path, splits: Iterable[str], level: str, *, images: bool) -> J
         Failure: there is none, or none of its images is in these splits.
         UsageError: no such level or split.
     """
-    dataset, chosen = out / "dataset", tuple(split for split in SPLITS if split in set(splits))
+    wanted, dataset = set(splits), out / "dataset"
     if level not in ID:
         raise UsageError(f"--level {level}: it is category or label")
-    for split in splits:
-        if split not in SPLITS:
-            raise UsageError(f"--split {split}: it is train, val or test")
+    if not wanted <= set(SPLITS):
+        raise UsageError(f"--split {min(wanted - set(SPLITS))}: it is train, val or test")
+    chosen = tuple(split for split in SPLITS if split in wanted)
     stats = dataset / "stats.json"
     if not stats.is_file():
         raise Failure(f"{stats} is not there; run `medglip-etl build` first")
@@ -176,12 +173,13 @@ def corners(region: Row) -> list[int]:
     return [x, y, x + w, y + h]
 
 
-def batches(job: Job, split: str) -> Iterator[pa.RecordBatch]:
-    """The images of a split, shard by shard, as columns."""
-    for parts in job.parts(split):
-        for part in parts:
-            with pq.ParquetFile(part) as file:
-                for batch in file.iter_batches(BATCH):
-                    job.counts["images"] += len(batch)
-                    job.counts["regions"] += len(batch["regions"].values)
-                    yield batch
+def batches(parts: Iterable[Path], *, without: tuple[str, ...] = ()) -> Iterator[pa.RecordBatch]:
+    """The rows of these shards, a few at a time.
+
+    Row group by row group: asked for the batches of a whole file, the reader would keep all that it has read.
+    """
+    for part in parts:
+        with pq.ParquetFile(part) as file:
+            names = [name for name in file.schema_arrow.names if name not in without]
+            for group in range(file.num_row_groups):
+                yield from file.iter_batches(BATCH, row_groups=[group], columns=names)
