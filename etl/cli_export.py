@@ -11,8 +11,8 @@ from etl.exports import FORMATS
 from etl.records import SPLITS
 
 Format = Annotated[str, typer.Option("--format", help=f"{', '.join(FORMATS)}.")]
-To = Annotated[Path | None, typer.Option("--to", help="Where it goes [OUT/exports/FORMAT].")]
-Split = Annotated[list[str] | None, typer.Option("--split", help="train, val or test; may be repeated [all].")]
+To = Annotated[Path | None, typer.Option("--to", help="Where it goes. Default: OUT/exports/FORMAT.")]
+Split = Annotated[list[str] | None, typer.Option("--split", help="train, val or test; may be repeated. Default: all.")]
 Level = Annotated[str, typer.Option(help="What the classes are: category (38) or label (198).")]
 Images = Annotated[bool, typer.Option("--images/--no-images", help="Without: file names are below OUT/dataset/images.")]
 
