@@ -14,6 +14,7 @@ from etl import (
     cli_evaluate,
     cli_experiment,
     cli_explore,
+    cli_export,
     cli_fetch,
     cli_labels,
     cli_sources,
@@ -34,7 +35,8 @@ cli_train.register(app)
 cli_experiment.register(app)
 app.add_typer(cli_labels.labels_app, name="labels")
 app.add_typer(cli_downstream.downstream_app, name="downstream")
-for command in (cli_check.leakcheck, cli_check.diff, cli_check.report, cli_evaluate.evaluate, cli_explore.explore):
+for command in (cli_check.leakcheck, cli_check.diff, cli_check.report, cli_evaluate.evaluate, cli_explore.explore,
+                cli_export.export):  # fmt: skip
     app.command()(command)
 
 BOOK = ("in", "out", "quarantined", "background")

@@ -6,10 +6,27 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
 
 LINE_SECONDS = 10.0
+T = TypeVar("T")
+
+
+def tracked(items: Iterable[T], total: int, what: str) -> Iterator[T]:
+    """The items; how many of them are through is told on stderr, as a bar or as a plain line now and then."""
+    if sys.stderr.isatty():
+        from rich.console import Console
+        from rich.progress import track
+
+        yield from track(items, what, total, console=Console(stderr=True))
+        return
+    said = time.monotonic()
+    for n, item in enumerate(items, 1):
+        yield item
+        if time.monotonic() - said > LINE_SECONDS:
+            said = time.monotonic()
+            print(f"{what}: {n}/{total}", file=sys.stderr, flush=True)
 
 
 class Progress:
