@@ -8,8 +8,9 @@ from typing import Any
 import orjson
 import pyarrow as pa
 
-from etl.coco import CocoFile
+from etl.coco import KINDS, Lines
 from etl.exports.job import Job, Row, box
+from etl.store import append
 
 IMAGE = ("file_name", "width", "height", "source", "modality", "axis", "slice_index", "case", "subject", "key")
 REGION = ("label", "raw_label", "phrase", "key")
@@ -20,13 +21,23 @@ Add = Callable[[Row, list[Row]], None]
 def writer(path: Path, rest: Row) -> Iterator[Add]:
     """A COCO file that grows by an image and its annotations at a time, and ends with the keys of `rest`."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    file = CocoFile(path)
+    files = [Lines(path.with_name(f".{path.name}.{kind}")) for kind in KINDS]
 
     def add(image: Row, annotations: list[Row]) -> None:
-        file.add(lines([image]), lines(annotations))
+        for file, entries in zip(files, ([image], annotations), strict=True):
+            file.add(lines(entries))
 
     yield add
-    file.close(rest)
+    with path.open("wb") as target:
+        target.write(b"{")
+        for kind, file in zip(KINDS, files, strict=True):
+            target.write(f'"{kind}":[\n'.encode())
+            if file.file is not None:
+                file.close()
+                append(file.path, target)
+                file.path.unlink()
+            target.write(b"\n],")
+        target.write(orjson.dumps(rest)[1:] + b"\n")
 
 
 def lines(entries: list[Row]) -> pa.Array:

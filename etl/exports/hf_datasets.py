@@ -23,7 +23,7 @@ LISTS = {
 
 
 def write(job: Job, folder: Path) -> None:
-    """`data/<split>/part-00000.parquet`, …, and `README.md`, by which `load_dataset(folder)` finds them.
+    """`data/<split>/part-images-00000.parquet`, …, and `README.md`, by which `load_dataset(folder)` finds them.
 
     Raises:
         UsageError: without images.
@@ -33,7 +33,7 @@ def write(job: Job, folder: Path) -> None:
     shown = [split for split in job.splits if job.sizes[split]]
     columns = schema(job)
     for split in shown:
-        part = Part(folder / "data" / split, columns)
+        part = Part(folder / "data" / split, "images", columns)
         for batch in (batch for parts in job.parts(split) for batch in batches(parts)):
             job.counts.update(images=len(batch), regions=len(batch["regions"].flatten()))
             pixels = pc.binary_length(batch["image"].field("bytes")).to_numpy()
