@@ -6,7 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from etl import slabs
+from etl import isolate, slabs
+from etl.cli import _bytes
+from etl.errors import UsageError
 from etl.kinds import integral
 
 sys.path.insert(0, str(Path(__file__).parent / "bench"))
@@ -51,3 +53,16 @@ def test_parts_come_back_in_place(order: str, step: int, monkeypatch: pytest.Mon
     whole = integral(array + 5e-4, "mask")
     assert whole.dtype == np.uint8
     np.testing.assert_array_equal(whole, array)
+
+
+@pytest.mark.parametrize(("text", "size"), [("8GB", 8 * 10**9), ("1.5 GiB", 3 * 2**29), ("300M", 3 * 10**8)])
+def test_a_limit_of_memory_in_words(text: str, size: int) -> None:
+    assert _bytes(text) == size
+    assert isolate.limits(size).memory == size
+
+
+@pytest.mark.parametrize("text", ["8", "GB", "8 apples", "-1GB", ""])
+def test_a_limit_of_memory_that_says_nothing(text: str) -> None:
+    with pytest.raises(UsageError, match="as 8GB"):
+        _bytes(text)
+

@@ -70,7 +70,7 @@ def main() -> None:
     parts: dict[str, Callable[[], list[Row]]] = {
         "whole": lambda: pixels.whole(folder, given.cases, rounds),
         "warm": lambda: pixels.warm(folder, rounds),
-        "many": lambda: pixels.many(folder, rounds),
+        "many": lambda: pixels.many(folder, 1),
         "dask": lambda: pixels.dask(folder, given.cases, rounds),
         "start": lambda: pixels.start_up(folder, 3),
         "memory": lambda: memories(folder / "memory"),

@@ -90,7 +90,7 @@ def rows(folder: Path, count: int, rounds: int) -> list[Row]:
         found.append(Row(f"DICOM series, {name}, against dcm2niix to .nii.gz and back", aim,
                          [t / min(ours) for t in theirs], "CPU seconds, in turn in one run"))  # fmt: skip
         if name != "explicit":
-            codec = [cpu_of(lambda n=name: by_codec(folder / n)) for _ in range(2)]
+            codec = [cpu_of(lambda n=name: by_codec(folder / n)) for _ in range(rounds)]
             found.append(Row(f"the same over the codec alone, {name}", "≤ 1.1", [o / min(codec) for o in ours],
                              "CPU seconds; the codec's time holds the reading of the files"))  # fmt: skip
     return found
