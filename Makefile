@@ -5,7 +5,7 @@ OUT ?= out
 DEMO = $(OUT)/demo
 BENCH ?= $(OUT)/bench
 
-.PHONY: setup build-dataset test test-all lint docs-sources bench bench-scale
+.PHONY: setup build-dataset test test-all lint docs-sources bench bench-large bench-scale bench-explore
 setup: $(VENV)/.done
 $(VENV)/.done: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -28,11 +28,16 @@ endif
 
 test: $(VENV)/.dev
 	$(BIN)/pytest -m "not slow"
+bench-large: $(VENV)/.dev
+	$(BIN)/python tests/bench/memory.py $(BENCH)/large --large
 test-all: $(VENV)/.dev
 	$(BIN)/pytest
 bench-scale: $(VENV)/.dev
 	$(BIN)/python tests/bench/scale.py make "$(OUT)/scale"
 	$(BIN)/python tests/bench/scale.py run "$(OUT)/scale"
+bench-explore: $(VENV)/.dev
+	$(BIN)/python tests/bench/explore.py make "$(OUT)/explore"
+	$(BIN)/python tests/bench/explore.py run "$(OUT)/explore"
 lint: $(VENV)/.dev
 	$(BIN)/ruff check etl stages glip tests
 	$(BIN)/mypy

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from etl import geometry, shapes
+from etl import geometry, shapes, slabs
 from etl.casenames import faulty_labels
 from etl.dicomfile import is_dicom_file
 from etl.errors import ItemError
@@ -114,7 +114,7 @@ def _without(item: Annotation, names: Collection[str]) -> Annotation:
         return replace(item, found=tuple(thing for thing in item.found if thing.name not in names))
     if isinstance(item, Layer):
         gone = [value for value, name in item.names.items() if name in names]
-        return replace(item, array=np.where(np.isin(item.array, gone), item.array.dtype.type(0), item.array))
+        return replace(item, array=np.where(slabs.among(item.array, gone), item.array.dtype.type(0), item.array))
     return item
 
 
@@ -293,10 +293,10 @@ def _with_derived(layers: list[Layer], manifest: Manifest) -> Iterator[Layer]:
         for layer in layers:
             values = [v for v, raw in layer.names.items() if raw in parts]
             if values:
-                hit = np.isin(layer.array, values)
-                union = hit if union is None else union | hit
+                hit = slabs.among(layer.array, values)
+                union = hit if union is None else np.logical_or(union, hit, out=union)
         if union is not None and union.any():
-            yield Layer(union.astype(np.uint8), {1: name}, None)
+            yield Layer(union.view(np.uint8), {1: name}, None)
 
 
 def _derived_objects(objects: list[Objects], manifest: Manifest) -> Iterator[Objects]:

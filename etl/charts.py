@@ -19,13 +19,14 @@ def bars(rows: Sequence[tuple[str, int]], unit: str, part: Sequence[int] | None 
     most = max((n for _, n in rows), default=0) or 1
     lines = []
     for place, (name, n) in enumerate(rows):
-        inner = ""
+        long, inner, told = 100 * n / most, "", number(n)
         if part is not None:
-            inner = f'<i style="width:{100 * part[place] / (n or 1):.2f}%"></i>'
-        told = f"{number(part[place])} of {number(n)}" if part is not None else number(n)
+            inner = f'<rect class="kept" width="{long * part[place] / (n or 1):.2f}" height="1"/>'
+            told = f"{number(part[place])} of {told}"
         lines.append(
             f'<li><span class="name" title="{escape(name)}">{escape(name)}</span>'
-            f'<span class="track"><b style="width:{100 * n / most:.2f}%">{inner}</b></span>'
+            '<svg class="track" viewBox="0 0 100 1" preserveAspectRatio="none" aria-hidden="true">'
+            f'<rect class="{"kept" if part is None else "cut"}" width="{long:.2f}" height="1"/>{inner}</svg>'
             f'<span class="count">{told}</span></li>'
         )
     return f'<ul class="bars" aria-label="{escape(unit)}">' + "".join(lines) + "</ul>"

@@ -48,8 +48,8 @@ CHECKS: dict[str, Check] = {
                            "counterpart by this share of the width", 0.02),
     "wrong_side": Check(3, "warning", "a left or right structure without counterpart has its middle on the other "
                         "side, by this share of the width", 0.15),
-    "broken_structure": Check(3, "warning", "an anatomical structure is missing on slices between two on each of "
-                              "which it has this share of its largest area", 0.25),
+    "broken_structure": Check(3, "warning", "an anatomical structure that occurs once is missing on slices "
+                              "between two on each of which it has this share of its largest area", 0.25),
     "fragments": Check(3, "note", "so many specks of 4 pixels or fewer on the planes looked at", 20),
     "cut_by_border": Check(3, "note", "so many regions touch the border of the image", 1),
 }  # fmt: skip
@@ -148,8 +148,8 @@ def _sides(regions: pd.DataFrame, ontology: Ontology, modality: str) -> Iterator
 
 
 def _broken(regions: pd.DataFrame, ontology: Ontology) -> Iterator[tuple[str, Flag]]:
-    """Structures that are large, then missing, then large again along the slices."""
-    whole = regions[(regions["axis"] == "axial")
+    """Structures that are large, then missing, then large again along the slices; none that occurs several times."""
+    whole = regions[(regions["axis"] == "axial") & ~regions["several"]
                     & regions["label"].map(lambda name: ontology.labels[name].kind == "anatomy")]  # fmt: skip
     areas = whole.groupby(["case", "label", "slice_index"], sort=True)["area"].sum().reset_index()
     groups: Any = areas.groupby(["case", "label"])

@@ -1,24 +1,43 @@
 """The command line: the only place where stages, settings and terminal meet."""
 
 import json
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from etl import cli_check, cli_evaluate, cli_fetch, cli_labels, cli_sources, cli_train
-from etl.cli_common import BUNDLED, AsJson, Manifests, Maps, Out, Raw, Source, manifests_of, named, told
+from etl import (
+    cli_check,
+    cli_downstream,
+    cli_evaluate,
+    cli_experiment,
+    cli_explore,
+    cli_fetch,
+    cli_labels,
+    cli_sources,
+    cli_train,
+)
+from etl.cli_common import BUNDLED, AsJson, Built, Manifests, Maps, Out, Raw, Source, manifests_of, named, told
 from etl.errors import Failure, UsageError
+from etl.objects import is_remote
+from stages import STAGES
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # drawing boxes costs a third of the time of `--help`
+)
 cli_sources.app.command("fetch")(cli_fetch.sources_fetch)
 app.add_typer(cli_sources.app, name="sources")
 cli_train.register(app)
+cli_experiment.register(app)
 app.add_typer(cli_labels.labels_app, name="labels")
-for command in (cli_check.leakcheck, cli_check.diff, cli_check.report, cli_evaluate.evaluate):
+app.add_typer(cli_downstream.downstream_app, name="downstream")
+for command in (cli_check.leakcheck, cli_check.diff, cli_check.report, cli_evaluate.evaluate, cli_explore.explore):
     app.command()(command)
 
+BOOK = ("in", "out", "quarantined", "background")
 PROFILES = {"paper": 0.015, "small": 0.001, "all": 0.0}
 
 
@@ -30,6 +49,16 @@ def _area(min_area: float | None, profile: str | None) -> float:
     if min_area is not None and not 0 <= min_area <= 1:
         raise UsageError(f"--min-area {min_area:g}: it is a share of the image area, from 0 to 1")
     return PROFILES[profile] if profile else 0.015 if min_area is None else min_area
+
+
+def _bytes(text: str | None) -> int | None:
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) *([MG])(i?)B?", text or "")
+    if text is not None and not found:
+        raise UsageError(f"--memory-limit {text}: a number with MB, GB, MiB or GiB, as 8GB")
+    if not found:
+        return None
+    base = 1024 if found[3] else 1000
+    return int(float(found[1]) * base ** {"M": 2, "G": 3}[found[2]])
 
 
 def _axes(text: str) -> tuple[str, ...]:
@@ -50,6 +79,7 @@ def build(
     label_maps: Maps = None,
     workers: Annotated[int, typer.Option(min=1, help="Worker processes on this machine.")] = 2,
     scheduler: Annotated[str | None, typer.Option(help="Address of a running Dask scheduler.")] = None,
+    memory_limit: Annotated[str | None, typer.Option(help="Memory a worker may take for a case, as 8GB.")] = None,
     min_area: Annotated[float | None, typer.Option(help="Least share of the image area [0.015].")] = None,
     profile: Annotated[str | None, typer.Option(help="paper (0.015), small (0.001) or all (0).")] = None,
     encode_from: Annotated[float | None, typer.Option(help="Encode slices from this share [min-area].")] = None,
@@ -86,6 +116,7 @@ def stage(
     label_maps: Maps = None,
     workers: Annotated[int, typer.Option(min=1, help="Worker processes on this machine.")] = 2,
     scheduler: Annotated[str | None, typer.Option(help="Address of a running Dask scheduler.")] = None,
+    memory_limit: Annotated[str | None, typer.Option(help="Memory a worker may take for a case, as 8GB.")] = None,
     min_area: Annotated[float | None, typer.Option(help="Least share of the image area [0.015].")] = None,
     profile: Annotated[str | None, typer.Option(help="paper (0.015), small (0.001) or all (0).")] = None,
     encode_from: Annotated[float | None, typer.Option(help="Encode slices from this share [min-area].")] = None,
@@ -104,8 +135,8 @@ def stage(
     """
     from stages import pipeline
 
-    if name not in pipeline.STAGES:
-        raise UsageError(f"no stage '{name}'; the stages are {' '.join(pipeline.STAGES)}")
+    if name not in STAGES:
+        raise UsageError(f"no stage '{name}'; the stages are {' '.join(STAGES)}")
     if name == "fetch":
         return _fetch(raw, source, manifests)
     options, known, chosen = _settled(locals())
@@ -118,6 +149,8 @@ def _fetch(raw: Path, source: list[str] | None, manifests: Path | None) -> None:
     """`stage fetch`: never all sources at once by mistake, they are terabytes."""
     if not source:
         raise UsageError("fetch: name what to fetch, with --source S for each source or group")
+    if is_remote(raw):
+        raise UsageError(f"--raw {raw}: fetch brings files to a folder of this machine; copy that to the store")
     known = manifests_of(manifests)
     cli_fetch.bring(named(known, source), known, raw)
 
@@ -133,7 +166,8 @@ def _settled(given: dict[str, Any]) -> tuple[Any, dict[str, Any], list[Any]]:
     same = ("raw", "out", "workers", "scheduler", "encode_from", "min_regions", "only_redistributable",
             "accept_proposed", "png")
     options = Options(
-        label_maps=(BUNDLED / "label_maps", *more), min_area=_area(given["min_area"], given["profile"]),
+        label_maps=(BUNDLED / "label_maps", *more), memory_limit=_bytes(given["memory_limit"]),
+        min_area=_area(given["min_area"], given["profile"]),
         slicing=SliceParams(_axes(given["axes"]), given["stride"], given["min_side"]), **{k: given[k] for k in same},
     )
     known = manifests_of(given["manifests"])
@@ -164,7 +198,7 @@ def _printed(reports: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 
 @app.command()
 @told
-def locate(out: Path, region: str, as_json: AsJson = False) -> None:
+def locate(out: Built, region: str, as_json: AsJson = False) -> None:
     """A region (id or key) in its source: file, SHA-256, voxel and patient coordinates (mm, RAS+).
 
     Example: medglip-etl locate out 17
@@ -189,40 +223,44 @@ def demo(folder: Path) -> None:
 
 @app.command()
 @told
-def stats(out: Path, as_json: AsJson = False) -> None:
+def stats(out: Built, as_json: AsJson = False) -> None:
     """The numbers of a built dataset.
 
     Example: medglip-etl stats out
     """
+    from etl.store import read_json
+
     path = out / "dataset" / "stats.json"
-    if not path.exists():
+    numbers = read_json(path)
+    if numbers is None:
         raise Failure(f"{path} is not there; run `medglip-etl build` first")
-    numbers = json.loads(path.read_text())
     if as_json:
         print(json.dumps(numbers))
         return
     print(f"{numbers['images']} images, {numbers['regions']} regions")
     for what in ("modality", "source", "split"):
         for name, n in numbers["by"][what].items():
-            print(f"{what:10} {name:40} {n}")
+            print(f"{what:10} {name:40} {n['images']:9} images {n['regions']:9} regions")
     for level, books in numbers["books"].items():
-        for stage, book in books.items():
-            print(f"{level:10} {stage:12} {book}")
+        for stage, book in sorted(books.items(), key=lambda item: STAGES.index(item[0])):
+            print(f"{level:10} {stage:12} " + ", ".join(f"{book[k]} {k}" for k in BOOK if k in book))
 
 
 @app.command()
 @told
-def quarantine(out: Path, as_json: AsJson = False) -> None:
+def quarantine(out: Built, as_json: AsJson = False) -> None:
     """What came in and was not used, by source, stage and reason.
 
     Example: medglip-etl quarantine out
     """
     import pandas as pd
 
+    from etl.store import opened
+
     files = sorted((out / "quarantine").glob("*.parquet"))
     if not files:
         raise Failure(f"no quarantine below {out}; run `medglip-etl build` first")
-    rows = pd.concat([pd.read_parquet(f, columns=["source", "stage", "reason"]) for f in files])
+    rows = pd.concat([pd.read_parquet(opened(f), columns=["source", "stage", "reason"]) for f in files])
     by = rows.groupby(["source", "stage", "reason"]).size().reset_index(name="n")
     if as_json:
         print(json.dumps({"rows": len(rows), "by": by.to_dict("records")}))

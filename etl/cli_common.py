@@ -9,12 +9,29 @@ from typing import Annotated, Any
 import typer
 
 from etl.errors import MedglipError, UsageError
+from etl.objects import place
 
 BUNDLED = Path(__file__).resolve().parents[1]
 
+
+
+def _place(text: str | Path) -> Path:
+    if isinstance(text, Path):  # a default
+        return text
+    try:
+        return place(text)
+    except UsageError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
 Source = Annotated[list[str] | None, typer.Option("--source", help="A source or group; may be repeated.")]
-Raw = Annotated[Path, typer.Option("--raw", help="The folder that holds one folder per source.")]
-Out = Annotated[Path, typer.Option("--out", help="Where the dataset goes.")]
+Raw = Annotated[Path, typer.Option("--raw", parser=_place, metavar="DIR_OR_URL",
+                                   help="The folder, or s3:// prefix, that holds one folder per source.")]
+RawFolder = Annotated[Path, typer.Option("--raw", help="The folder that holds one folder per source.")]
+Out = Annotated[Path, typer.Option("--out", parser=_place, metavar="DIR_OR_URL",
+                                   help="The folder, or s3:// prefix, where the dataset goes.")]
+Built = Annotated[Path, typer.Argument(parser=_place, metavar="OUT", help="A built dataset: a folder or s3:// prefix.")]
+
 Manifests = Annotated[Path | None, typer.Option("--manifests", help="More manifests, laid over the bundled ones.")]
 Maps = Annotated[Path | None, typer.Option("--label-maps", help="More label maps, laid over the bundled ones.")]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]

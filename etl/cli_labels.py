@@ -131,8 +131,9 @@ def _embedder(ontology: Any) -> Any:
 def _panel(models: list[str] | None, votes: int, cache: Path | None, timeout: float) -> Any:
     if not models:
         return None
+    from etl.endpoint import Cache
     from etl.label_suggest import Panel
-    from etl.llm import Cache, Chooser
+    from etl.llm import Chooser
 
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     path = cache or home / "medglip-etl" / "labels.jsonl"
@@ -197,14 +198,9 @@ def _prices(text: str | None) -> tuple[float, float] | None:
 
 def _write(slug: str, found: dict[str, Any], before: dict[str, Any], extra: Path | None) -> Path:
     """Set these entries in the last folder's map; the lines of all others stay as they are."""
-    from etl import label_file, store
+    from etl import label_file
 
-    path = _folders(extra)[-1] / "sources" / f"{slug}.yaml"
-    entries = found if path.exists() else before | found
-    if found:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        store.write_bytes(path, label_file.edited(path, slug, entries).encode())
-    return path
+    return label_file.save(_folders(extra)[-1], slug, found, before)
 
 
 def _tell(report: dict[str, Any], slug: str, path: Path, found: dict[str, Any], cost: Any) -> None:
@@ -281,8 +277,8 @@ def labels_diff(
     if crops is not None and dataset is None:
         raise UsageError("--crops needs --dataset, where the pixels are")
     with ExitStack() as stack:
-        one = label_diff.state(_side(before, stack))
-        other = label_diff.state(_side(after, stack) if after else BUNDLED / "label_maps")
+        bundled = BUNDLED / "label_maps"
+        one, other = (label_diff.state(_side(side, stack) if side else bundled, bundled) for side in (before, after))
     found = label_diff.changes(one, other)
     numbers = label_diff.moved(found, dataset, crops) if dataset else {}
     if as_json:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from etl.cli_common import BUNDLED, AsJson, Manifests, Raw, manifests_of, named, told
+from etl.cli_common import BUNDLED, AsJson, Manifests, RawFolder, manifests_of, named, told
 from etl.errors import Failure, UsageError
 
 SHOWN = 12
@@ -64,7 +64,7 @@ def show(source: str, manifests: Manifests = None, as_json: AsJson = False) -> N
 @told
 def check(
     source: str,
-    raw: Raw,
+    raw: RawFolder,
     manifests: Manifests = None,
     sample: Annotated[int | None, typer.Option(min=1, help="Read the pixels of so many cases only [all].")] = None,
     sheet: Annotated[Path | None, typer.Option(help="Write a PNG with the masks of some cases drawn in.")] = None,
@@ -116,7 +116,7 @@ def _told(report: dict[str, Any]) -> str:
 @told
 def add(
     slug: str,
-    raw: Raw,
+    raw: RawFolder,
     manifests: Annotated[Path, typer.Option(help="Where the manifest goes.")] = Path("manifests"),
     label_maps: Annotated[Path, typer.Option(help="Where the label map goes.")] = Path("label_maps"),
     folder: Annotated[str | None, typer.Option(help="The folder below --raw [the slug].")] = None,

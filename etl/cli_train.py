@@ -21,7 +21,8 @@ def register(app: typer.Typer) -> None:
         app.command()(command)
 
 
-def _require_torch() -> None:
+def require_torch() -> None:
+    """Failure with the way out where the packages of the model are missing."""
     try:
         import torch  # noqa: F401
         import transformers  # noqa: F401
@@ -61,7 +62,7 @@ def train(
 
     Example: medglip-etl train out --out run --size nano
     """
-    _require_torch()
+    require_torch()
     from glip.experts import bundle_size
     from glip.recipe import RunConfig
     from glip.recipe import preset as recipe
@@ -95,7 +96,7 @@ def ground(
 
     Example: medglip-etl ground scan.nii.gz --prompt "liver. spleen." --bundle run/bundle --modality ct --out found
     """
-    _require_torch()
+    require_torch()
     from glip.ground import Grounder, coco_results
     from glip.phrases import parse
 
@@ -130,7 +131,7 @@ def onnx(
 
     Example: medglip-etl onnx run/bundle ct.onnx --modality ct --height 128 --width 160
     """
-    _require_torch()
+    require_torch()
     from glip.experts import load_bundle
     from glip.onnx import export
 

@@ -1,6 +1,6 @@
-"""COCO JSON of labels and of categories, written page by page."""
+"""COCO JSON of labels and of categories, written page by page for each source and joined."""
 
-import shutil
+from collections.abc import Mapping as Map
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -14,7 +14,10 @@ from etl.jsontext import arrays, floats, id_texts, integers, joined, objects, te
 from etl.labelmap import Ontology
 from etl.labeltable import LabelTable, Matrix
 from etl.records import SPLITS, Page, array, id_lists, id_matrix
+from etl.store import Files, append
 
+KINDS = ("images", "annotations")
+BETWEEN = b",\n"
 SEPARATOR = "\n"  # between the name of a licence and its redistribution
 Ids = npt.NDArray[np.bool_]  # (images, ids)
 
@@ -76,44 +79,38 @@ def seen(page: Page, labels: LabelTable) -> Ids:
     return matrix
 
 
-class CocoFile:
-    """One COCO JSON file; annotations wait in a file beside it until the images are all written."""
+class Lines:
+    """A file of texts between commas, opened with the first of them."""
 
     def __init__(self, path: Path) -> None:
-        self.spool_path = path.with_name(f".{path.name}.annotations")
-        self.images: IO[bytes] = path.open("wb")
-        self.spool: IO[bytes] = self.spool_path.open("w+b")
-        self.images.write(b'{"images":[\n')
-        self.empty = True
+        self.path = path
+        self.file: IO[bytes] | None = None
 
-    def add(self, images: pa.Array, annotations: pa.Array) -> None:
-        """Adds lines of at least one image and one annotation."""
-        for file, lines in ((self.images, images), (self.spool, annotations)):
-            file.write(b"" if self.empty else b",\n")
-            file.write(together(lines, ",\n"))
-        self.empty = False
+    def add(self, texts: pa.Array) -> None:
+        """Adds at least one text."""
+        if self.file is None:
+            self.file = self.path.open("wb")
+        else:
+            self.file.write(BETWEEN)
+        self.file.write(together(texts, BETWEEN.decode()))
 
-    def close(self, rest: dict[str, Any]) -> None:
-        """Ends the file with the annotations and the keys of `rest`."""
-        if self.empty:
-            self.images.seek(len(b'{"images":['))
-        self.images.write(b'],"annotations":[\n' if self.empty else b'\n],"annotations":[\n')
-        self.spool.seek(0)
-        shutil.copyfileobj(self.spool, self.images, 2**20)
-        self.spool.close()
-        self.spool_path.unlink()
-        self.images.write(b"\n]," + orjson.dumps(rest)[1:] + b"\n")
-        self.images.close()
+    def close(self) -> None:
+        """Ends the file."""
+        if self.file is not None:
+            self.file.close()
 
 
 class CocoWriter:
-    """Both COCO levels of all three splits."""
+    """The images and annotations of one source at both levels, in a folder: what `compose` makes COCO files of.
 
-    def __init__(self, folder: Path, ontology: Ontology, labels: LabelTable) -> None:
-        folder.mkdir(parents=True)
-        self.ontology, self.labels = ontology, labels
-        self.licenses: dict[str, int] = {}
-        self.files = {split: (CocoFile(folder / f"{split}.labels.json"), CocoFile(folder / f"{split}.json"))
+    `licenses` are the terms of the sources before it, each with its number; new ones are added.
+    """
+
+    def __init__(self, folder: Path, labels: LabelTable, licenses: dict[str, int]) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.labels, self.licenses = labels, licenses
+        self.used: dict[str, int] = {}
+        self.files = {split: [[Lines(folder / f"{name}.{kind}") for kind in KINDS] for name in levels(split)]
                       for split in SPLITS}  # fmt: skip
 
     def number_licenses(self, page: Page) -> Page:
@@ -121,6 +118,7 @@ class CocoWriter:
         names = [page.images[name].combine_chunks().cast(pa.string()) for name in ("license", "redistribution")]
         terms = joined(names[0], SEPARATOR, names[1]).dictionary_encode()
         ids = [self.licenses.setdefault(name, len(self.licenses) + 1) for name in terms.dictionary.to_pylist()]
+        self.used |= zip(terms.dictionary.to_pylist(), ids, strict=True)
         return Page(page.images.append_column("license_id", pa.array(ids).take(terms.indices)), page.regions)
 
     def add(self, split: str, page: Page) -> None:
@@ -129,28 +127,52 @@ class CocoWriter:
         label_id = array(page.regions, "label_id")
         ids = label_id, self.labels.category_id[label_id]
         image, region = image_fields(page), region_fields(page, self.labels)
-        for file, level, category in zip(
+        for files, level, category in zip(
             self.files[split], (known, category_level(page, self.labels, known)), ids, strict=True
         ):
             image["neg_category_ids"] = id_texts(id_lists(level.negative))
             image["not_exhaustive_category_ids"] = id_texts(id_lists(level.not_exhaustive))
             region["category_id"] = integers(pa.array(category))
-            file.add(objects(image), objects(region))
+            for file, fields in zip(files, (image, region), strict=True):
+                file.add(objects(fields))
 
     def close(self) -> None:
         """Ends all files."""
-        for split, files in self.files.items():
-            for file, categories in zip(files, (label_categories, region_categories), strict=True):
-                file.close(self.rest(split, categories(self.ontology)))
+        for files in self.files.values():
+            for file in (*files[0], *files[1]):
+                file.close()
 
-    def rest(self, split: str, categories: list[dict[str, Any]]) -> dict[str, Any]:
-        """What a file holds besides images and annotations."""
-        licenses = [
-            {"id": n, "name": name, "url": LICENSE_URLS.get(name, ""), "redistribution": redistribution}
-            for (name, redistribution), n in ((terms.split(SEPARATOR), n) for terms, n in self.licenses.items())
-        ]
-        info = {"description": f"medglip-etl dataset, {split} split", "version": "1"}
-        return {"categories": categories, "licenses": licenses, "info": info}
+
+def levels(split: str) -> tuple[str, str]:
+    """The names of the two COCO files of a split: of labels, of categories."""
+    return f"{split}.labels", split
+
+
+def compose(parts: Files, folder: Path, ontology: Ontology, licenses: Map[str, int]) -> None:
+    """Writes the COCO files of all splits in `folder` from what `CocoWriter` left of each source, in key order."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for split in SPLITS:
+        for name, categories in zip(levels(split), (label_categories, region_categories), strict=True):
+            with (folder / f"{name}.json").open("wb") as target:
+                target.write(b"{")
+                for kind in KINDS:
+                    found = [part / f"{name}.{kind}" for part, names in parts.items() if f"{name}.{kind}" in names]
+                    target.write(f'"{kind}":['.encode())
+                    for number, path in enumerate(found):
+                        target.write(BETWEEN if number else b"\n")
+                        append(path, target)
+                    target.write(b"\n]," if found else b"]," if kind == "images" else b"\n\n],")
+                target.write(orjson.dumps(rest(split, categories(ontology), licenses))[1:] + b"\n")
+
+
+def rest(split: str, categories: list[dict[str, Any]], numbers: Map[str, int]) -> dict[str, Any]:
+    """What a file holds besides images and annotations."""
+    licenses = [
+        {"id": n, "name": name, "url": LICENSE_URLS.get(name, ""), "redistribution": redistribution}
+        for (name, redistribution), n in ((terms.split(SEPARATOR), n) for terms, n in numbers.items())
+    ]
+    info = {"description": f"medglip-etl dataset, {split} split", "version": "1"}
+    return {"categories": categories, "licenses": licenses, "info": info}
 
 
 def image_fields(page: Page) -> dict[str, Any]:

@@ -15,11 +15,11 @@ from pydicom.dataset import Dataset
 from pydicom.pixels.processing import apply_voi_lut
 
 from etl import dicom_pixels, intensity
+from etl.burned_in import identifying, text_outside
 from etl.dicom_header import Frame, Header, frames_of, read_header, series_of, spacing_of
 from etl.dicom_series import Refused, Stack, stacks, title
 from etl.errors import ItemError
 from etl.isolate import alive
-from etl.privacy import identifying, text_outside
 from etl.raster import MAX_BYTES, Array, Origin, Raster, Scan, unreadable
 from etl.raster import spacing_of as voxel_size
 

@@ -5,7 +5,6 @@ Source: DICOM PS3.3 A.51 and C.8.20.2 (Segmentation Image Module).
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -49,10 +48,13 @@ class SegFile:
             self.type = str(self.dataset.SegmentationType)
             self.bits = int(self.dataset.BitsAllocated)
             self.segments = self._segments()
-        except (AttributeError, TypeError, ValueError) as error:
+            self.compressed = bool(self.dataset.file_meta.TransferSyntaxUID.is_compressed)
+            self.affines = dicom_planes.frame_affines(self.dataset, path.name)
+        except ItemError:
+            raise
+        except Exception as error:  # damaged elements raise anything when they are looked at
             raise unreadable(path, error) from error
         check_size(path, (self.count, *self.size), max(1, self.bits // 8), limit)
-        self.affines = dicom_planes.frame_affines(self.dataset, path.name)
         if len(self.affines) != self.count:
             raise unreadable(path, f"{self.count} frames, {len(self.affines)} descriptions of frames")
 
@@ -100,11 +102,6 @@ class SegFile:
         if flat.size != pixels:
             raise ItemError("unreadable", f"{self.name}: cut off in frame {index + 1} of {self.count}")
         return flat.reshape(rows, columns)
-
-    @cached_property
-    def compressed(self) -> bool:
-        """Whether the pixel data are encapsulated."""
-        return bool(self.dataset.file_meta.TransferSyntaxUID.is_compressed)
 
     def _decoded(self, index: int) -> Array:
         from pydicom.pixels.utils import pixel_array

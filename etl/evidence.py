@@ -6,7 +6,6 @@ Nothing here decides anything; thresholds may change without a look at the pixel
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from skimage import measure
 
-from etl import geometry, hashes
+from etl import geometry, hashes, kernels, planes
 from etl.case import Loaded
 from etl.kinds import Layer
 
@@ -53,32 +52,39 @@ def _values(array: Array, modality: str, colour: bool) -> dict[str, Any]:
     values above the least that equal their neighbour, `extremes`: share within 4 % of the least or the greatest,
     `finite`; of CT also the shares of `air` (under -800) and `tissue` (-200 to 200).
     """
-    grey = hashes.grey(array) if colour else np.atleast_2d(np.squeeze(array))
+    grey: Array = hashes.grey(array) if colour else np.atleast_2d(np.squeeze(array))
     if grey.ndim == 3 and colour:
-        grey = grey.max(axis=2)
+        grey = np.maximum(np.maximum(grey[..., 0], grey[..., 1]), grey[..., 2])  # ten times as fast as along the axis
     step = max(1, round((grey.size / SAMPLE) ** (1 / grey.ndim)))
     pairs = grey[tuple(slice(None, None, step) for _ in grey.shape[:-1])]
-    few, beside = pairs[..., :-1:step].astype(np.float64).ravel(), pairs[..., 1::step].astype(np.float64).ravel()
-    beside = beside[: few.size]
+    few, beside = pairs[..., :-1:step].ravel(), pairs[..., 1::step].ravel()
     finite = np.isfinite(few)
-    known = few[finite]
+    known = few if finite.all() else few[finite]
     if known.size == 0:
         return {"distinct": 0, "bits": 8 * array.dtype.itemsize, "flat": 0.0, "extremes": 0.0, "finite": 0.0}
     low, high = float(known.min()), float(known.max())
     above = finite & (few > low)
-    margin = 0.04 * (high - low)
+    margin = np.float64(0.04 * (high - low))
     facts = {
-        "distinct": min(MANY, np.unique(known).size),
+        "distinct": min(MANY, _distinct(known)),
         "low": low,
         "high": high,
         "bits": 8 * array.dtype.itemsize,
         "flat": _share(few[above] == beside[above]),
-        "extremes": _share((known <= low + margin) | (known >= high - margin)),
+        "extremes": _share(np.logical_or(known <= low + margin, known >= high - margin)),
         "finite": _share(finite),
     }
     if modality == "ct" and array.dtype.itemsize > 1:
         facts |= {"air": _share(known < -800), "tissue": _share((known > -200) & (known < 200))}
     return facts
+
+
+def _distinct(values: Array) -> int:
+    """How many values there are; small integers are counted, which is faster than sorting."""
+    if values.dtype.kind not in "iu" or values.dtype.itemsize > 2:
+        return int(np.unique(values).size)
+    limits = np.iinfo(values.dtype)
+    return int(np.count_nonzero(kernels.histogram(values, int(limits.min), int(limits.max) - int(limits.min) + 1)))
 
 
 def _share(hits: Array) -> float:
@@ -88,18 +94,17 @@ def _share(hits: Array) -> float:
 def _repeats(loaded: Loaded) -> dict[str, int]:
     """Pairs of neighbouring equal slices, by axis; slices of one value do not count."""
     if loaded.volume is None:
-        planes: dict[str, Sequence[Array]] = {"native": loaded.frames}
+        found = {"native": sum(_same(a, b) for a, b in pairwise(loaded.frames))}
     else:
-        planes = {name: [geometry.plane(loaded.volume, name, n) for n in range(count)]
-                  for name in geometry.AXES if (count := geometry.plane_size(loaded.volume.shape, name)[0]) > 1}
-    found = {name: sum(_same(a, b) for a, b in pairwise(p)) for name, p in planes.items()}
+        memory = planes.in_memory(loaded.volume)
+        counts = kernels.repeats(memory.array)
+        found = {name: counts[memory.axes.index(planes.WORLD[name])] for name in geometry.AXES}
     return {name: n for name, n in found.items() if n}
 
 
 def _same(a: Array, b: Array) -> bool:
-    """Whether two planes are equal and not of one value; most differ in the few pixels looked at first."""
-    few = a[::16, ::16]
-    return bool(np.array_equal(few, b[::16, ::16]) and np.array_equal(a, b) and (a != a.flat[0]).any())
+    """Whether two planes are equal and not of one value."""
+    return bool(np.array_equal(a, b) and (a != a.flat[0]).any())
 
 
 def _looked_at(loaded: Loaded) -> list[str]:
@@ -148,8 +153,8 @@ def _central(axis: str, loaded: Loaded) -> list[int]:
     if loaded.volume is None:
         return [n for n in range(len(loaded.frames)) if any(x.array[..., n].any() for x in loaded.layers)][:PLANES]
     along = {"sagittal": 0, "coronal": 1, "axial": 2}[axis]
-    others = tuple(n for n in range(3) if n != along)
-    amount = sum(np.count_nonzero(layer.array, axis=others) for layer in loaded.layers)
+    amount = sum(np.array([np.count_nonzero(plane) for plane in np.moveaxis(layer.array, along, 0)])
+                 for layer in loaded.layers)  # fmt: skip
     if not np.any(amount):
         return []
     total = np.cumsum(amount)
@@ -165,7 +170,9 @@ def _prepared(
 ) -> tuple[Array, Array, Array, Array]:
     """(gradient, outlines, labelled share, body) of a plane, each with sides of LOOK pixels at most."""
     shown = image.astype(np.float32)
-    shown = np.nan_to_num(shown.mean(axis=2) if shown.ndim == 3 else shown, posinf=0, neginf=0)
+    if shown.ndim == 3:
+        shown = (shown[..., 0] + shown[..., 1] + shown[..., 2]) / np.float32(3)
+    shown = np.nan_to_num(shown, posinf=0, neginf=0)
     step = max(1, -(-max(shown.shape) // LOOK))
     low, high = np.percentile(shown, (1, 99)) if window is None else window
     small = _means(np.clip(shown, low, high), step)

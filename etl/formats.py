@@ -58,10 +58,13 @@ def is_picture(path: Path) -> bool:
     return sniff(path) == "picture"
 
 
-def read(path: Path, limit: int = MAX_BYTES, *, variable: str | None = None) -> Raster:
+def read(
+    path: Path, limit: int = MAX_BYTES, *, variable: str | None = None, integral: float | None = None
+) -> Raster:
     """The values of a file; ``limit`` is the largest array in bytes it may declare.
 
-    ``variable`` names the array in a file that holds several (MAT, npz).
+    ``variable`` names the array in a file that holds several (MAT, npz). With ``integral`` the values are labels:
+    small integers are enough if none is further than that from one.
 
     ItemError ``unreadable``, ``unsupported`` or ``too_large`` names the file and the cause.
     """
@@ -71,7 +74,7 @@ def read(path: Path, limit: int = MAX_BYTES, *, variable: str | None = None) -> 
         if found == "picture":
             return Raster(pictures.read(path, limit))
         if found == "nifti":
-            return nifti.read(path, limit)
+            return nifti.read(path, limit, integral=integral)
         if found in arrays.READERS:
             return _without_geometry(arrays.read(path, found, variable, limit))
         if found == "dicom":

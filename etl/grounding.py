@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 
 from etl.jsontext import arrays, integers, lists, objects, texts, together
 from etl.records import SPLITS, Page, array
+from etl.store import Files, append
 
 BETWEEN = ". "
 
@@ -53,14 +54,17 @@ def lines(page: Page) -> pa.Array:
 
 
 class GroundingWriter:
-    """The grounding files of all three splits."""
+    """The grounding lines of one source: a file in `folder` for each split that it has images in."""
 
     def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True)
-        self.files: dict[str, IO[bytes]] = {split: (folder / f"{split}.jsonl").open("wb") for split in SPLITS}
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        self.files: dict[str, IO[bytes]] = {}
 
     def add(self, split: str, page: Page) -> None:
         """Takes images of a split."""
+        if split not in self.files:
+            self.files[split] = (self.folder / f"{split}.jsonl").open("wb")
         self.files[split].write(together(lines(page), "\n"))
         self.files[split].write(b"\n")
 
@@ -68,3 +72,13 @@ class GroundingWriter:
         """Ends all files."""
         for file in self.files.values():
             file.close()
+
+
+def compose(parts: Files, folder: Path) -> None:
+    """Writes the grounding files of all splits in `folder` from what `GroundingWriter` left of each source."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for split in SPLITS:
+        with (folder / f"{split}.jsonl").open("wb") as target:
+            for part, names in parts.items():
+                if f"{split}.jsonl" in names:
+                    append(part / f"{split}.jsonl", target)

@@ -19,6 +19,7 @@ from etl.dicomfile import is_dicom_file
 from etl.errors import UsageError
 from etl.listed import Lists
 from etl.manifest import Manifest, SplitList
+from etl.objects import S3Path
 from etl.patterns import Pattern, compile_pattern, fill
 from etl.tables import FactTable, read_splits, read_table
 
@@ -123,6 +124,8 @@ def stem(path: str) -> str:
 
 def walk(root: Path) -> list[str]:
     """Every file below `root` but hidden ones, as sorted paths with `/`; links to folders are followed."""
+    if isinstance(root, S3Path):
+        return sorted(name for name in root.below() if not any(part.startswith(".") for part in name.split("/")))
     found: list[str] = []
     todo: list[tuple[str, tuple[str, ...]]] = [("", (os.path.realpath(root),))]
     while todo:

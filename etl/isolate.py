@@ -50,8 +50,10 @@ class Died(Exception):  # noqa: N818
         self.error = error
 
 
-def default_limits() -> Limits:
-    """Five minutes, and four fifths of this machine's memory (or of its container's)."""
+def limits(memory: int | None = None) -> Limits:
+    """Five minutes, and so many bytes of memory; None: four fifths of this machine's (or its container's)."""
+    if memory is not None:
+        return Limits(300, memory)
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     with contextlib.suppress(OSError, ValueError), open("/sys/fs/cgroup/memory.max") as file:
         memory = min(memory, int(file.read()))
@@ -61,18 +63,18 @@ def default_limits() -> Limits:
 _here = threading.local()
 
 
-def call(work: Callable[[Any], Any], argument: Any, limits: Limits | None = None) -> Any:
+def call(work: Callable[[Any], Any], argument: Any, within: Limits | None = None) -> Any:
     """`work(argument)` in this thread's child; the result must be JSON.
 
     Raises:
         Died: the child crashed, hung or ran out of memory; the next call starts a new one.
         Failure: `work` raised something that is no item's fault; the message is its traceback.
     """
-    limits = limits or default_limits()
+    within = within or limits()
     children: dict[Limits, _Child] = _here.__dict__.setdefault("children", {})
-    child = children.get(limits)
+    child = children.get(within)
     if child is None or child.ended():
-        child = children[limits] = _Child(limits)
+        child = children[within] = _Child(within)
     return child.call(work, argument)
 
 

@@ -8,8 +8,39 @@ import importlib.util
 import os
 
 if os.environ.get("MEDGLIP_KERNELS") == "numpy" or importlib.util.find_spec("numba") is None:
-    from etl.kernels_numpy import connected, extents, histogram, looked_up, looked_up_across, rle, scaled
+    from etl.kernels_numpy import (
+        block_sums,
+        connected,
+        digest,
+        extents,
+        fingerprints,
+        histogram,
+        looked_up,
+        looked_up_across,
+        measured,
+        repeats,
+        rle,
+        scaled,
+        straight,
+    )  # fmt: skip
 else:
-    from etl.kernels_numba import connected, extents, histogram, looked_up, looked_up_across, rle, scaled
+    from etl.kernels_numba import (
+        block_sums,
+        connected,
+        digest,
+        extents,
+        fingerprints,
+        histogram,
+        looked_up,
+        looked_up_across,
+        measured,
+        repeats,
+        rle,
+        scaled,
+        straight,
+    )  # fmt: skip
 
-__all__ = ["connected", "extents", "histogram", "looked_up", "looked_up_across", "rle", "scaled"]
+__all__ = [
+    "block_sums", "connected", "digest", "extents", "fingerprints", "histogram", "looked_up",
+    "looked_up_across", "measured", "repeats", "rle", "scaled", "straight",
+]  # fmt: skip

@@ -48,10 +48,10 @@ class Moved:
     crops: list[str] = field(default_factory=list)
 
 
-def state(folder: Path) -> State:
-    """The ontology and maps of a `label_maps` folder."""
+def state(folder: Path, *below: Path) -> State:
+    """The ontology and maps of a `label_maps` folder; without an ontology of its own it lies over that `below`."""
     slugs = sorted(p.stem for p in (folder / "sources").glob("*.yaml"))
-    return State(load_ontology(folder), {slug: load_label_map(slug, folder) for slug in slugs})
+    return State(load_ontology(*below, folder), {slug: load_label_map(slug, folder) for slug in slugs})
 
 
 def checkout(revision: str, repository: Path, into: Path) -> Path:
@@ -103,9 +103,17 @@ def moved(found: Sequence[Change], out: Path, crops: Path | None = None) -> dict
     for shard in shards:
         file = pq.ParquetFile(shard)
         for group in range(file.num_row_groups):
-            _count(file, group, counts, crops)
+            if _may_hold(file.metadata.row_group(group), {source for source, _ in counts}):
+                _count(file, group, counts, crops)
     _count_quarantine(counts, out)
     return counts
+
+
+def _may_hold(group: Any, sources: set[str]) -> bool:
+    """Whether a row group may hold one of these sources, by its statistics."""
+    columns = (group.column(n) for n in range(group.num_columns))
+    known = next((c.statistics for c in columns if c.path_in_schema == "source"), None)
+    return known is None or not known.has_min_max or any(known.min <= source <= known.max for source in sources)
 
 
 def _count(file: Any, group: int, counts: Map[tuple[str, str], Moved], crops: Path | None) -> None:
@@ -144,7 +152,15 @@ def _example(file: Any, group: int, row: int, raw: str, folder: Path) -> str:
 
 
 def _crop(content: bytes, box: Sequence[float], folder: Path, key: str) -> str:
-    """A PNG of the region's box with half its size around it and the box drawn; returns the file's name."""
+    """A PNG of the region's box and its surroundings; returns the file's name."""
+    folder.mkdir(parents=True, exist_ok=True)
+    name = quote(key, safe="") + ".png"
+    cropped(content, box).save(folder / name)
+    return name
+
+
+def cropped(content: bytes, box: Sequence[float]) -> Any:
+    """The picture of a box with half its size around it and the box drawn."""
     from PIL import Image, ImageDraw
 
     image = Image.open(io.BytesIO(content)).convert("RGB")
@@ -152,10 +168,7 @@ def _crop(content: bytes, box: Sequence[float], folder: Path, key: str) -> str:
     ImageDraw.Draw(image).rectangle([x, y, x + w - 1, y + h - 1], outline=(255, 210, 0))
     edges = (max(0, x - w / 2 - 8), max(0, y - h / 2 - 8), x + 1.5 * w + 8, y + 1.5 * h + 8)
     frame = (int(edges[0]), int(edges[1]), int(min(image.width, edges[2])), int(min(image.height, edges[3])))
-    folder.mkdir(parents=True, exist_ok=True)
-    name = quote(key, safe="") + ".png"
-    image.crop(frame).save(folder / name)
-    return name
+    return image.crop(frame)
 
 
 def _count_quarantine(counts: Map[tuple[str, str], Moved], out: Path) -> None:

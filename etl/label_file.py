@@ -15,6 +15,7 @@ from pathlib import Path
 
 import yaml
 
+from etl import store
 from etl.errors import UsageError
 from etl.labelmap import Mapping
 
@@ -85,6 +86,16 @@ def edited(path: Path, slug: str, changes: Map[str, Mapping]) -> str:
         lines.insert(at, line)
         keys.insert(at, raw)
     return "\n".join(lines) + "\n"
+
+
+def save(folder: Path, slug: str, changes: Map[str, Mapping], before: Map[str, Mapping]) -> Path:
+    """Set entries in the map of a source in a folder, other lines stay; `before` is what a new file has besides."""
+    path = folder / "sources" / f"{slug}.yaml"
+    entries = changes if path.exists() else {**before, **changes}
+    if changes:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        store.write_bytes(path, edited(path, slug, entries).encode())
+    return path
 
 
 def _one_line_each(path: Path, lines: list[str], keys: list[str | None]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -67,6 +67,10 @@ class Ontology:
     labels: dict[str, Label]
     categories: dict[str, Category]
     body_regions: tuple[str, ...]
+
+    def plain(self) -> list[list[dict[str, Any]]]:
+        """All labels and categories as plain values."""
+        return [[e.model_dump(mode="json") for e in part.values()] for part in (self.labels, self.categories)]
 
 
 class _OntologyFile(_Model):

@@ -216,6 +216,10 @@ class Manifest(_Model):
         names = [self.folder, self.slug, self.group]
         return next((raw / name for name in names if name and (raw / name).is_dir()), None)
 
+    def folders(self) -> set[str]:
+        """The names of a folder below `--raw` that would be taken for this source's."""
+        return {self.folder} if self.folder else {self.slug, self.group}
+
     def rule_labels(self, rule: Rule) -> dict[str, str]:
         """The labels that hold for a rule: its own, else the manifest's whose keys suit its kind."""
         if rule.labels is not None:
@@ -261,8 +265,13 @@ def load_manifest(path: Path) -> Manifest:
 
 
 def load_manifests(*folders: Path) -> dict[str, Manifest]:
-    """The manifests of the folders by slug, sorted; a later folder hides the same slug of an earlier one."""
+    """The manifests of the folders by slug, sorted.
+
+    A manifest of a later folder hides that of the same slug in an earlier one; where its slug is new, those that
+    would read the same folder below `--raw`.
+    """
     paths: dict[str, Path] = {}
+    added: set[Path] = set()
     for folder in folders:
         if not folder.is_dir():
             raise UsageError(f"{folder}: no such folder of manifests")
@@ -272,6 +281,7 @@ def load_manifests(*folders: Path) -> dict[str, Manifest]:
                 if path.stem in here:
                     raise UsageError(f"{path}: {here[path.stem].name} describes the same source; keep one of them")
                 here[path.stem] = path
+        added |= {path for slug, path in here.items() if paths and slug not in paths}
         paths.update(here)
     manifests, problems = {}, []
     for slug in sorted(paths):
@@ -281,7 +291,11 @@ def load_manifests(*folders: Path) -> dict[str, Manifest]:
             problems.append(str(error))
     if problems:
         raise UsageError("\n".join(problems))
-    return manifests
+    taken = {manifest.folder or slug for slug, manifest in manifests.items() if paths[slug] in added}
+    return {
+        slug: manifest for slug, manifest in manifests.items()
+        if paths[slug].parent in folders[1:] or not manifest.folders() & taken
+    }  # fmt: skip
 
 
 def _prepare(document: yamlfile.Document) -> list[str]:
@@ -292,6 +306,7 @@ def _prepare(document: yamlfile.Document) -> list[str]:
         problems.append(document.message(("path",), "unknown key; the path is where the file lies"))
     if data.get("view") == "none":
         data["view"] = {"window": "none"}
+    _raise_percentile(data.get("view"))
     files = data.get("files")
     rules = [rule for rule in files if isinstance(rule, dict)] if isinstance(files, list) else []
     shared = [_key_kind(rule) for rule in rules if rule.get("labels") is None]
@@ -301,6 +316,13 @@ def _prepare(document: yamlfile.Document) -> list[str]:
             problems += labelkeys.normalize(document, rule, ("files", index), [_key_kind(rule)])
             problems += _option_problems(document, rule, ("files", index))
     return problems
+
+
+def _raise_percentile(view: Any) -> None:
+    """`window: {percentile: …}` says the same as `percentile: …`; in place."""
+    window = view.get("window") if isinstance(view, dict) else None
+    if isinstance(window, dict) and set(window) == {"percentile"} and "percentile" not in view:
+        view["percentile"] = view.pop("window")["percentile"]
 
 
 def _key_kind(rule: Mapping[str, Any]) -> str:

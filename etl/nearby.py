@@ -84,7 +84,7 @@ def alike(one: bytes, two: bytes) -> bool:
     return _correlation(first, second) >= SAME and _correlation(_grain(first), _grain(second)) >= DETAIL
 
 
-def consistent(pairs: list[tuple[int, int]], series: Sequence[int]) -> list[tuple[int, int]]:
+def consistent(pairs: list[tuple[int, int]], series: Sequence[int] | NDArray[np.int64]) -> list[tuple[int, int]]:
     """The pairs of pictures, and those of slices that follow from one volume being a copy of another.
 
     `series` numbers the stack of slices that an image is from, -1 for a picture. Two stacks are copies if half the

@@ -5,14 +5,18 @@
 import gzip
 import io
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import deflate
 import nibabel as nib
 import numpy as np
 from nibabel.spatialimages import HeaderDataError
 
+from etl import slabs
 from etl.errors import ItemError
+from etl.isolate import alive
 from etl.raster import MAX_BYTES, Array, Raster, check_affine, check_packed, check_size, spacing_of, unreadable
 
 GZIP = b"\x1f\x8b"
@@ -37,8 +41,12 @@ def peek(path: Path, size: int = HEADER_BYTES) -> bytes:
         raise unreadable(path, f"damaged gzip stream ({error})") from error
 
 
-def read(path: Path, limit: int = MAX_BYTES) -> Raster:
-    """Array [i, j(, k(, t))] in file order: native dtype without scaling, otherwise float64."""
+def read(path: Path, limit: int = MAX_BYTES, *, integral: float | None = None) -> Raster:
+    """Array [i, j(, k(, t))] in file order: integers as they are stored, else the smallest type that has the values.
+
+    Slope and intercept are applied in float64, as nibabel does. With ``integral`` the values are labels: they come as
+    small integers if none is further than that from one.
+    """
     header = _header(path)
     dtype = header.get_data_dtype()
     if dtype.fields is not None or dtype.kind not in "iuf":
@@ -46,10 +54,29 @@ def read(path: Path, limit: int = MAX_BYTES) -> Raster:
     shape = _shape(path, header)
     size = check_size(path, shape, dtype.itemsize, limit)
     affine = check_affine(path, np.asarray(header.get_best_affine(), np.float64))
-    payload = _payload(path, header, size, limit)
-    array: Array = np.frombuffer(payload, dtype, count=size // dtype.itemsize, offset=len(payload) - size)
-    array = _scaled(path, header, array.reshape(shape, order="F"))
-    return Raster(array, affine, spacing_of(affine, array.ndim))
+    source, end = _source(path, header, size, limit)
+    scale = _scale(path, header)
+    if scale is None and dtype.isnative and dtype.kind in "iu" and (integral is None or dtype.itemsize == 1):
+        payload = _payload(source, end)
+        array: Array = np.frombuffer(payload, dtype, count=size // dtype.itemsize, offset=end - size)
+    else:
+        pieces = (_values(piece, scale, integral) for piece in _slabs(source, dtype, end - size, end))
+        array = slabs.gathered(pieces, size // dtype.itemsize)
+    return Raster(array.reshape(shape, order="F"), affine, spacing_of(affine, len(shape)))
+
+
+def _values(stored: Array, scale: tuple[float, float] | None, integral: float | None) -> Array:
+    """Stored voxels as values in a small type."""
+    values = stored.astype(stored.dtype.newbyteorder("="), copy=False)
+    if scale is not None:
+        values = values.astype(np.float64) * scale[0] + scale[1]
+    elif values.dtype.itemsize > 8:
+        values = values.astype(np.float64)
+    if integral is not None:
+        labels = slabs.integers(values, integral)
+        if labels is not None:
+            return labels
+    return values if values.dtype.kind in "iu" else slabs.narrow(values)
 
 
 def _header(path: Path) -> nib.Nifti1Header:
@@ -82,8 +109,8 @@ def data_file(path: Path) -> Path:
     return path
 
 
-def _payload(path: Path, header: nib.Nifti1Header, size: int, limit: int) -> Bytes:
-    """The decompressed bytes up to the last voxel: the voxels are the last ``size`` of them."""
+def _source(path: Path, header: nib.Nifti1Header, size: int, limit: int) -> tuple[Path, int]:
+    """The file of the voxels, and the byte (decompressed) where they end: they are the last ``size`` before it."""
     single = bytes(header["magic"].tobytes())[:2] == b"n+"
     source = path if single else data_file(path)
     if not source.is_file():
@@ -97,11 +124,40 @@ def _payload(path: Path, header: nib.Nifti1Header, size: int, limit: int) -> Byt
     end = offset + size
     if end > limit:
         raise ItemError("too_large", f"{path.name}: its voxels end at byte {end}, the limit is {limit}")
-    raw = source.read_bytes()
-    data = _gunzip(source, raw, end) if raw.startswith(GZIP) else raw
+    return source, end
+
+
+def _payload(path: Path, end: int) -> Bytes:
+    """The first ``end`` bytes, decompressed."""
+    raw = path.read_bytes()
+    data = _gunzip(path, raw, end) if raw.startswith(GZIP) else raw
     if len(data) < end:
-        raise unreadable(source, f"cut off: {len(data)} of {end} bytes")
+        raise unreadable(path, f"cut off: {len(data)} of {end} bytes")
     return memoryview(data)[:end]
+
+
+def _slabs(path: Path, dtype: np.dtype[Any], start: int, end: int) -> Iterator[Array]:
+    """The voxels between two bytes, decompressed, in flat arrays; the checksum is verified at the end."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        packed = file.peek(2).startswith(GZIP)
+        if packed:
+            check_packed(path, end, size)
+        elif size < end:
+            raise unreadable(path, f"cut off: {size} of {end} bytes")
+        stream = gzip.GzipFile(fileobj=file) if packed else file
+        try:
+            at = stream.seek(start)
+            while at < end:
+                alive()
+                piece = stream.read(min(slabs.VALUES * dtype.itemsize, end - at))
+                at += len(piece)
+                if not piece or len(piece) % dtype.itemsize:
+                    raise unreadable(path, f"cut off: {at} of {end} bytes")
+                yield np.frombuffer(piece, dtype)
+            stream.read(1)
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+            raise unreadable(path, f"damaged gzip stream ({error})") from error
 
 
 def _gunzip(path: Path, raw: bytes, end: int) -> Bytes:
@@ -125,17 +181,13 @@ def _gunzip_members(path: Path, raw: bytes, end: int) -> bytes:
         raise unreadable(path, f"damaged gzip stream ({error})") from error
 
 
-def _scaled(path: Path, header: nib.Nifti1Header, array: Array) -> Array:
-    """Slope and intercept applied in float64, as nibabel does; untouched when there are none."""
+def _scale(path: Path, header: nib.Nifti1Header) -> tuple[float, float] | None:
+    """Slope and intercept, or None where there are none."""
     try:
         slope, inter = header.get_slope_inter()
     except HeaderDataError as error:
         raise unreadable(path, error) from error
-    if slope is not None and (slope, inter) != (1.0, 0.0):
-        return np.asarray(array.astype(np.float64) * slope + inter)
-    if array.dtype.itemsize > 8:
-        return array.astype(np.float64)
-    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
+    return None if slope is None or (slope, inter) == (1.0, 0.0) else (slope, inter)
 
 
 def save(path: Path, array: Array, affine: Array) -> None:

@@ -6,7 +6,7 @@ is the same in all files of a group is literal, one with few values splits the g
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from etl.patterns import compile_pattern
@@ -117,16 +117,23 @@ def _split(group: Group) -> Iterator[Group]:
     yield group
 
 
-def pairs(paths: Sequence[str]) -> list[Pair]:
-    """The image and mask patterns found, those with most files first."""
+def pairs(paths: Sequence[str], structures: Callable[[str], int] = lambda _: 0) -> list[Pair]:
+    """The image and mask patterns found, those with most files first.
+
+    `structures` looks into a file: how many labels it holds, 0 if it is no mask.
+    """
     every = groups(paths)
     masks = [group for group in every if group.is_mask]
     images = [group for group in every if not group.is_mask]
     found = [pair for mask in masks if (pair := _best(mask, images)) is not None]
+    if not found:
+        masks = [group for group in images if structures(next(iter(group.files)))]
+        others = [group for group in images if group not in masks]
+        found = [pair for image in others for mask in masks if (pair := _match(image, mask)) is not None]
     if not found:  # no word says mask: the longer names then, of a picture or volume each
         found = [pair for mask in images if (pair := _best(mask, [i for i in images if _shorter(i, mask)])) is not None]
     every_file = dict.fromkeys(file for pair in found for file in pair.files)
-    wide = [replace(pair, files=tuple(_covered(pair, every_file))) for pair in _joined(found)]
+    wide = [replace(pair, files=tuple(_covered(pair, every_file))) for pair in _joined(found, structures)]
     kept: list[Pair] = []
     for pair in sorted(wide, key=lambda pair: (-len(pair.files), pair.image)):
         if not any(set(pair.files) <= set(other.files) for other in kept):
@@ -209,17 +216,39 @@ def _pattern(group: Group, names: dict[int, str]) -> str:
     return "".join(names.get(n, token) for n, token in enumerate(tokens)) + group.extension
 
 
-def _joined(found: Sequence[Pair]) -> Iterator[Pair]:
-    """Mask groups that differ by one folder or word over the same images become one pattern with {label}."""
+def _joined(found: Sequence[Pair], structures: Callable[[str], int]) -> Iterator[Pair]:
+    """Mask groups over the same images, each of one structure, whose patterns differ in some words of one name become
+    one with {label}.
+    """
     by_image: dict[str, list[Pair]] = defaultdict(list)
     for pair in found:
-        by_image[pair.image].append(pair)
-    for image, own in by_image.items():
-        pieces = [re.split(r"([/_\-.])", pair.mask) for pair in own]
-        differ = [n for n, column in enumerate(zip(*pieces, strict=False)) if len(set(column)) > 1]
-        if len(own) > 1 and len({len(p) for p in pieces}) == 1 and len(differ) == 1 and not any(p.labels for p in own):
-            words = tuple(piece[differ[0]] for piece in pieces)
-            mask = "".join("{label}" if n == differ[0] else part for n, part in enumerate(pieces[0]))
-            yield Pair(image, mask, tuple(file for pair in own for file in pair.files), words)
+        if structures(pair.files[0][1]) > 1:
+            yield pair
         else:
-            yield from own
+            by_image[pair.image].append(pair)
+    for own in by_image.values():
+        whole = _one(own)
+        if whole is not None:
+            yield whole
+            continue
+        by_folder: dict[str, list[Pair]] = defaultdict(list)
+        for pair in own:
+            by_folder[pair.mask.rpartition("/")[0]].append(pair)
+        for members in by_folder.values():
+            joined = _one(members)
+            yield from members if joined is None else [joined]
+
+
+def _one(own: Sequence[Pair]) -> Pair | None:
+    """Pairs as one whose {label} stands for what tells their mask patterns apart: words between two delimiters."""
+    if len(own) < 2 or any(pair.labels for pair in own):
+        return None
+    pieces = [re.split(r"([/_\-.])", pair.mask) for pair in own]
+    shortest = min(map(len, pieces))
+    first = next((n for n in range(shortest) if len({p[n] for p in pieces}) > 1), shortest)
+    last = next((n for n in range(shortest - first) if len({p[-1 - n] for p in pieces}) > 1), shortest - first)
+    words = tuple("".join(p[first : len(p) - last]) for p in pieces)
+    if not all(words) or any(re.search(r"[/{}]", word) for word in words):
+        return None
+    mask = "".join([*pieces[0][:first], "{label}", *pieces[0][len(pieces[0]) - last :]])
+    return Pair(own[0].image, mask, tuple(file for pair in own for file in pair.files), words)

@@ -77,6 +77,7 @@ class Greys:
         self._volume, self._bounds = volume, bounds
         self._table, self._first = _table(volume, bounds)
         self._memory = in_memory(volume) if self._table is not None else None
+        self._line = None if bounds is None or self._table is None else _line(self._table, self._first, bounds)
         self._block: Array | None = None
         self._start = -1
 
@@ -91,6 +92,11 @@ class Greys:
             return intensity.to_uint8(plane, self._bounds)
         m, at = self._memory.index(axis, index)
         if m < 2:
+            rows, columns = (self._memory.axes.index(w) for w in (ROWS[axis], COLUMNS[axis]))
+            if self._line is not None and columns == 2:
+                plane = self._memory.array[at] if m == 0 else self._memory.array[:, at]
+                turned = (not self._memory.flipped[rows], not self._memory.flipped[columns])
+                return kernels.straight(plane, *self._line, turned)
             return kernels.looked_up(geometry.plane(self._volume, axis, index), self._table, self._first)
         return self._across(self._memory, self._table, at, axis)
 
@@ -122,3 +128,15 @@ def _table(volume: Array, bounds: tuple[float, float] | None) -> tuple[NDArray[n
     values = np.arange(first, last + 1)
     table = values.astype(np.uint8) if bounds is None else intensity.to_uint8(values, bounds)
     return table, first
+
+
+def _line(
+    table: NDArray[np.uint8], first: int, bounds: tuple[float, float]
+) -> tuple[np.float32, np.float32] | None:
+    """The window as (lower bound, factor) of float32, if that gives all grey values of the table."""
+    lower, upper = bounds
+    if not upper > lower:
+        return None
+    line = np.float32(lower), np.float32(255 / (upper - lower))
+    values = np.arange(first, first + table.size, dtype=np.float32)
+    return line if np.array_equal(kernels.straight(values[None], *line, (False, False))[0], table) else None

@@ -7,6 +7,7 @@ import deflate
 import numpy as np
 import numpy.typing as npt
 
+Bytes = bytes | bytearray
 LEVEL = 1
 COLOR_TYPES = {2: 0, 3: 2}  # array dimensions -> PNG colour type (grey, RGB)
 
@@ -23,10 +24,10 @@ def encode(image: npt.NDArray[np.uint8]) -> bytes:
     lines[:, 0] = 2
     lines[0, 1:] = flat[0]
     np.subtract(flat[1:], flat[:-1], out=lines[1:, 1:])
-    data = bytes(deflate.zlib_compress(lines.data, LEVEL))
+    data = deflate.zlib_compress(lines.data, LEVEL)
     header = struct.pack(">IIBBBBB", columns, rows, 8, COLOR_TYPES[image.ndim], 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header) + _chunk(b"IDAT", data) + _chunk(b"IEND", b"")
+    return b"".join((b"\x89PNG\r\n\x1a\n", *_chunk(b"IHDR", header), *_chunk(b"IDAT", data), *_chunk(b"IEND", b"")))
 
 
-def _chunk(kind: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+def _chunk(kind: bytes, data: Bytes) -> tuple[bytes, bytes, Bytes, bytes]:
+    return struct.pack(">I", len(data)), kind, data, struct.pack(">I", zlib.crc32(data, zlib.crc32(kind)))

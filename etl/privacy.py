@@ -1,4 +1,4 @@
-"""What may leave: names become keyed hashes, messages lose what files say, marked pixels stay behind.
+"""What may leave: names become keyed hashes, and messages lose what files say.
 
 Metadata need no filter: the dataset's columns are a whitelist (`etl/shards.py`), and no header is copied to any.
 """
@@ -9,10 +9,6 @@ import hmac
 import logging
 import os
 import re
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from etl.errors import UsageError
 
@@ -20,16 +16,6 @@ KEY = "MEDGLIP_SUBJECT_KEY"
 PSEUDONYM_DIGITS = 32
 MESSAGE_LETTERS = 160
 LIBRARIES = ("pydicom", "nibabel", "PIL", "tifffile", "imagecodecs", "fsspec", "s3fs", "botocore", "urllib3")
-
-SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
-"""Secondary Capture Image Storage; its multi-frame forms append .1 to .4 (PS3.4 B.5)."""
-DIGITISED = {"DV": "digitised video", "DF": "digitised film", "SD": "a scanned document", "SI": "a scanned image"}
-"""Conversion types (PS3.3 C.8.6.1) that bring along what was written on the original."""
-SCANNERS = frozenset({"CT", "MR", "NM", "PT"})
-CONTRAST = 0.25
-"""Of the image's range: what differs this much from its surroundings can be read."""
-LETTER_PIXELS = 20
-"""Fewer readable pixels than this are no text."""
 
 
 def quiet() -> None:
@@ -70,61 +56,3 @@ def pseudonym(key: bytes, family: str, what: str, name: str) -> str:
     """The name of a subject or case (`what`) as HMAC-SHA256, 32 hexadecimal digits; one per family, name and key."""
     text = "\0".join((family, what, name))
     return hmac.new(key, text.encode("utf-8", "surrogateescape"), "sha256").hexdigest()[:PSEUDONYM_DIGITS]
-
-
-def identifying(dataset: Any) -> str | None:
-    """Why the pixels of a DICOM image may show who the patient is, by its header; else None.
-
-    `dataset` is a pydicom data set, or anything whose `get` gives the value of a keyword.
-
-    BurnedInAnnotation (PS3.3 C.7.6.1.1.1) decides where it is there. Without it a screen save does, a secondary capture
-    of film, video or paper, and one of a scanner's that has no place in the patient: a dose report or a rendering.
-    Ultrasound is judged with its pixels, see `text_outside`.
-    """
-    burned = _word(dataset, "BurnedInAnnotation")
-    if burned == "YES":
-        return "annotation is burned into its pixels (BurnedInAnnotation)"
-    if burned == "NO":
-        return None
-    kinds = dataset.get("ImageType") or ()
-    words = " ".join(map(str, [kinds] if isinstance(kinds, str) else kinds)).upper()
-    if re.search(r"SCREEN[ _]?(SAVE|SHOT|CAPTURE)", words):
-        return "a saved screen (ImageType), not marked as free of annotation"
-    if not str(dataset.get("SOPClassUID", "")).startswith(SECONDARY_CAPTURE):
-        return None
-    conversion = _word(dataset, "ConversionType")
-    if conversion in DIGITISED:
-        return f"a secondary capture of {DIGITISED[conversion]}, not marked as free of annotation"
-    if _word(dataset, "Modality") in SCANNERS and not dataset.get("ImagePositionPatient"):
-        return "a secondary capture without a place in the patient, not marked as free of annotation"
-    return None
-
-
-def text_outside(dataset: Any, frames: NDArray[Any]) -> str | None:
-    """Why an ultrasound image (frames, rows, columns[, 3]) may show who the patient is; else None.
-
-    Devices write names above the scan. Where the header says where the scan is (SequenceOfUltrasoundRegions, PS3.3
-    C.8.5.5) and does not say that nothing is burned in, everything else must be blank.
-    """
-    regions = dataset.get("SequenceOfUltrasoundRegions") or ()
-    if not regions or _word(dataset, "BurnedInAnnotation") == "NO":
-        return None
-    seen = frames.max(axis=0) if frames.ndim > 2 else frames
-    seen = seen.max(axis=2) if seen.ndim == 3 else seen
-    outside = np.ones(seen.shape, bool)
-    for region in regions:
-        left, top = (int(region.get(f"RegionLocationMin{axis}0", 0)) for axis in "XY")
-        right, bottom = (int(region.get(f"RegionLocationMax{axis}1", 0)) for axis in "XY")
-        outside[max(0, top) : bottom + 1, max(0, left) : right + 1] = False
-    strip = seen[outside].astype(np.float64)
-    if not strip.size:
-        return None
-    extent = float(seen.max()) - float(seen.min())
-    readable = np.abs(strip - np.median(strip)) > CONTRAST * extent
-    if extent and int(readable.sum()) >= LETTER_PIXELS:
-        return "the device wrote something outside of its scan regions, not marked as free of annotation"
-    return None
-
-
-def _word(dataset: Any, keyword: str) -> str:
-    return str(dataset.get(keyword) or "").strip().upper()

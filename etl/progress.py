@@ -18,7 +18,9 @@ class Progress:
     def __init__(self) -> None:
         self._expected: dict[str, int] = {}
         self._counts: dict[str, Counter[str]] = {}
-        self._began = self._said = time.monotonic()
+        self._began = self._said = self._last = time.monotonic()
+        # when the workers turned to a source, at the result before its first, and its last result
+        self._span: dict[str, tuple[float, float]] = {}
         self._bars: Any = None
         self._tasks: dict[str, Any] = {}
 
@@ -48,6 +50,8 @@ class Progress:
     def add(self, source: str, accounts: list[dict[str, int]]) -> None:
         """Cases of a source have ended: how many `images` and `quarantined` rows each gave."""
         counts = self._counts.setdefault(source, Counter())
+        began, self._last = self._span.get(source, (self._last, 0))[0], time.monotonic()
+        self._span[source] = began, self._last
         counts["cases"] += len(accounts)
         for account in accounts:
             counts.update(account)
@@ -59,9 +63,13 @@ class Progress:
     def _bar(self, source: str, counts: Counter[str]) -> None:
         if source not in self._tasks:
             self._tasks[source] = self._bars.add_task(source, total=self._expected[source], more="")
-        rate = counts["images"] / max(1e-3, time.monotonic() - self._began)
-        more = f"{counts['quarantined']} quarantined, {rate:.0f} images/s"
+        more = f"{counts['quarantined']} quarantined, {self._rate(source):.3g} images/s"
         self._bars.update(self._tasks[source], completed=counts["cases"], more=more)
+
+    def _rate(self, source: str) -> float:
+        """Images of a source per second, while the workers were at it."""
+        began, ended = self._span[source]
+        return self._counts[source]["images"] / max(1e-3, ended - began)
 
     def _line(self) -> None:
         self._said = time.monotonic()
@@ -71,7 +79,7 @@ class Progress:
         for source, c in self._counts.items():
             if c["cases"] < self._expected[source] or not c["said"]:
                 text = f"slice: {source}: {c['cases']}/{self._expected[source]} cases, {c['quarantined']} quarantined"
-                print(f"{text}, {c['images'] / seconds:.0f} images/s", file=sys.stderr)
+                print(f"{text}, {self._rate(source):.3g} images/s", file=sys.stderr)
                 c["said"] = c["cases"] == self._expected[source]
         print(f"slice: {done}/{sum(self._expected.values())} cases, {left:.0f} s left", file=sys.stderr, flush=True)
 

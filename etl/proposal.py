@@ -14,7 +14,7 @@ from etl.errors import Failure, ItemError
 from etl.inventory import walk
 from etl.kinds import integral
 from etl.labelmap import Ontology
-from etl.pairing import Pair, own_words, pairs
+from etl.pairing import TEXTS, Pair, own_words, pairs
 from etl.patterns import compile_pattern
 
 READ = 20
@@ -50,8 +50,8 @@ def propose(
     Raises:
         Failure: no image with a mask was recognised; says what is there.
     """
-    paths = [path for path in walk(root) if not path.lower().endswith(".json") or _is_annotation(root / path)]
-    found = pairs(paths) + _lists(root, paths)
+    paths = [path for path in walk(root) if _may_annotate(root / path)]
+    found = pairs(paths, lambda path: _structures(root / path)) + _lists(root, paths)
     if not found:
         kinds = Counter("".join(Path(path).suffixes[-2:]) for path in paths)
         there = ", ".join(f"{n} {ending or 'without ending'}" for ending, n in kinds.most_common(6))
@@ -62,8 +62,9 @@ def propose(
     known = _documented(root, walk(root))
     contents = [_apart(content(root, pair, known), pair, several=len(found) > 1) for pair in found]
     lines = _head(slug, folder, modality or _modality(root, found[0]), modality is None)
+    images = {pair.image for pair in found}
     for pair, what in zip(found, contents, strict=True):
-        lines += _rule(pair, what, own=len(found) > 1)
+        lines += _rule(pair, what, own=len(found) > 1, several=len(images) > 1)
     if len(found) == 1:
         lines += ["labels:", *_labels(contents[0].labels, "  ")]
     raws = dict.fromkeys(raw for what in contents for _, raw, _ in what.labels)
@@ -95,9 +96,12 @@ def _head(slug: str, folder: str | None, modality: str, guessed: bool) -> list[s
     ]
 
 
-def _rule(pair: Pair, what: Content, *, own: bool) -> list[str]:
+def _rule(pair: Pair, what: Content, *, own: bool, several: bool) -> list[str]:
     count = len({image for image, _ in pair.files})
     lines = [f"  - image: {_text(pair.image)}  # {count} images"]
+    words = own_words(pair.image, "")
+    if several and words and "{case}" in pair.image:
+        lines += [f"    case: {_text('{case}-' + words.replace(' ', '-'))}  # one name an image"]
     lines += [f"    mask: {_text(pair.mask)}", f"    kind: {what.kind}"]
     return [*lines, "    labels:", *_labels(what.labels, "      ")] if own else lines
 
@@ -184,6 +188,15 @@ def _values(path: Path) -> list[str]:
     return ["grey"] if len(found) > MOST_COLORS or lossy else [str(int(v)) for v in found]
 
 
+def _structures(path: Path) -> int:
+    """How many labels a file holds, if it holds few whole numbers as a mask does; else 0."""
+    try:
+        values = {value for value in _values(path) if value != "0"} if path.suffix.lower() not in TEXTS else set()
+    except ItemError:
+        return 0
+    return len(values) if len(values) <= MOST_COLORS and all(value.isdecimal() for value in values) else 0
+
+
 def _classes(names: set[str], *, named: bool = False) -> tuple[Value, ...]:
     found = sorted(names, key=lambda name: (len(name), name)) or ["0"]
     return tuple((name, name if named else f"class {name}", "" if named else "name it") for name in found)
@@ -209,10 +222,22 @@ def _json(path: Path) -> Any:
         return None
 
 
-def _is_annotation(path: Path) -> bool:
-    """Whether a JSON file holds drawn shapes, and not settings or facts beside an image."""
+def _may_annotate(path: Path) -> bool:
+    """Whether a text holds boxes, and a JSON file drawn shapes, and not settings or facts beside an image."""
+    if path.suffix.lower() == ".txt":
+        return all(_is_yolo(line.split()) for line in _lines(path) if line.strip())
+    if path.suffix.lower() != ".json":
+        return True
     data = _json(path)
     return isinstance(data, dict) and (isinstance(data.get("shapes"), list) or bool(_categories(path)))
+
+
+def _is_yolo(words: Sequence[str]) -> bool:
+    """Whether a line is a class number and four or more finite numbers."""
+    try:
+        return len(words) >= 5 and words[0].isdecimal() and all(np.isfinite(float(word)) for word in words[1:])
+    except ValueError:
+        return False
 
 
 def _shapes(path: Path) -> list[str]:

@@ -2,12 +2,15 @@
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+
+from etl import store
 
 SPLITS = ("train", "val", "test")
 NAME = pa.dictionary(pa.int32(), pa.string())
@@ -107,6 +110,11 @@ class Refused:
     def table(rows: list["Refused"]) -> pa.Table:
         """These pictures as a table."""
         return pa.Table.from_pylist([asdict(row) for row in rows], REFUSED)
+
+    @staticmethod
+    def read(path: Path) -> list["Refused"]:
+        """The pictures of a file that holds such a table."""
+        return [Refused(**row) for row in store.read_table(path).to_pylist()]
 
 
 @dataclass(slots=True)

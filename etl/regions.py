@@ -30,6 +30,14 @@ class Found:
     rle: bytes | None
 
 
+def least_area(share: float, shape: tuple[int, ...]) -> float:
+    """The least area of a region that takes this share of a plane of `shape` (rows, columns).
+
+    In this order everywhere: in float64 another order of the factors decides otherwise about an area just at it.
+    """
+    return share * shape[1] * shape[0]
+
+
 def regions(plane: Array, split: frozenset[int] = frozenset(), *, rle_from: float = 0) -> Iterator[Found]:
     """Every region of an integer plane (rows, columns), by value; 0 is background.
 
@@ -39,11 +47,18 @@ def regions(plane: Array, split: frozenset[int] = frozenset(), *, rle_from: floa
     if not plane.any():
         return
     dense, values = _dense(plane)
-    for number, box in enumerate(ndimage.find_objects(dense.astype(np.int32, copy=False)), 1):
-        if box is not None:
-            part = dense[box]
-            at = (box[0].start, box[1].start, int(np.count_nonzero(part == number)))
-            yield from _of_value(part, number, at, plane.shape, values, split, rle_from * plane.size)
+    found = ndimage.find_objects(dense.astype(np.int32, copy=False))
+    numbers = np.array([number for number, box in enumerate(found, 1) if box is not None])
+    boxes = np.array([_measures(dense, number, found[number - 1]) for number in numbers.tolist()], np.int32)
+    wanted = _wanted(len(found) + 1, values, split)
+    yield from _on_plane(dense, numbers, boxes, wanted[numbers], values,
+                         least_area(rle_from, plane.shape))  # fmt: skip
+
+
+def _measures(plane: Array, number: int, box: tuple[slice, slice]) -> tuple[int, int, int, int, int]:
+    rows, columns = box
+    area = int(np.count_nonzero(plane[box] == number))
+    return area, columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start
 
 
 class VolumeRegions:
@@ -51,38 +66,49 @@ class VolumeRegions:
 
     def __init__(self, labels: Array, split: frozenset[int] = frozenset(), *, rle_from: float = 0) -> None:
         self._labels, self._values = _dense(labels)
-        self._split, self._rle_from = split, rle_from
-        largest = int(self._labels.max(initial=0))
-        self._tables = planes.extents(planes.in_memory(self._labels), largest + 1)
+        self._rle_from = rle_from
+        count = int(self._labels.max(initial=0)) + 1
+        self._wanted = _wanted(count, self._values, split)
+        self._tables = planes.extents(planes.in_memory(self._labels), count)
 
     def on(self, axis: str, index: int) -> Iterator[Found]:
         """The regions of one slice."""
         table = self._tables[axis][index]
-        numbers = np.flatnonzero(table[:, 0]).tolist()
-        plane = geometry.plane(self._labels, axis, index)
-        for number in numbers:
-            area, x, y, width, height = table[number].tolist()
-            part = plane[y : y + height, x : x + width]
-            least = self._rle_from * plane.size
-            yield from _of_value(part, number, (y, x, area), plane.shape, self._values, self._split, least)
+        numbers = np.flatnonzero(table[:, 0])
+        if numbers.size:
+            plane = geometry.plane(self._labels, axis, index)
+            least = least_area(self._rle_from, plane.shape)
+            yield from _on_plane(plane, numbers, table[numbers], self._wanted[numbers], self._values, least)
 
 
-def _of_value(
-    part: Array, number: int, at: tuple[int, int, int], shape: tuple[int, ...], values: Array | None,
-    split: frozenset[int], least: float,
+def _wanted(count: int, values: Array | None, split: frozenset[int]) -> npt.NDArray[np.bool_]:
+    """Of each number, whether its value is in `split`."""
+    return np.isin(np.arange(count) if values is None else values, sorted(split))
+
+
+def _on_plane(
+    plane: Array, numbers: Array, boxes: Array, split: npt.NDArray[np.bool_], values: Array | None, least: float
 ) -> Iterator[Found]:
-    """The regions of a value inside its box `part`; `at` is the box's row and column, and the value's area."""
-    row, column, area = at
-    value = number if values is None else int(values[number])
-    size = (shape[0], shape[1])
-    if value not in split or kernels.connected(part, number):
-        code = kernels.rle(part, number, (row, column), size) if area >= least else None
-        yield Found(value, column, row, part.shape[1], part.shape[0], area, code)
-        return
-    labelled, count = ndimage.label(part == number, EIGHT)
+    """The regions of the `numbers` on a plane; `boxes` are (area, x, y, width, height) of each."""
+    whole, codes = kernels.measured(plane, numbers, boxes, split, least)
+    for number, box, one, code in zip(numbers.tolist(), boxes.tolist(), whole.tolist(), codes, strict=True):
+        area, x, y, width, height = box
+        value = number if values is None else int(values[number])
+        if one:
+            yield Found(value, x, y, width, height, area, code)
+        else:
+            part = plane[y : y + height, x : x + width] == number
+            yield from _components(part, value, (y, x), (plane.shape[0], plane.shape[1]), least)
+
+
+def _components(
+    part: Array, value: int, corner: tuple[int, int], size: tuple[int, int], least: float
+) -> Iterator[Found]:
+    """The 8-connected parts of a mask that lies at `corner` (row, column) of a plane, by first pixel in rows."""
+    labelled, count = ndimage.label(part, EIGHT)
     areas = np.bincount(labelled.ravel(), minlength=count + 1).tolist()
     for component, box in enumerate(ndimage.find_objects(labelled), 1):
-        y, x = row + box[0].start, column + box[1].start
+        y, x = corner[0] + box[0].start, corner[1] + box[1].start
         inside = labelled[box]
         code = kernels.rle(inside, component, (y, x), size) if areas[component] >= least else None
         yield Found(value, x, y, inside.shape[1], inside.shape[0], areas[component], code)

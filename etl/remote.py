@@ -147,7 +147,7 @@ def _s3(url: str, start: int, mark: str | None) -> Remote:
         from botocore.exceptions import BotoCoreError
     except ImportError as error:
         raise UsageError(f"{url}: s3:// addresses need `pip install 'medglip-etl[s3]'`") from error
-    files = s3fs.S3FileSystem(anon=not _has_credentials(), use_listings_cache=False)
+    files = s3fs.S3FileSystem(anon=not has_credentials(), use_listings_cache=False)
     try:
         facts = files.info(url)
     except FileNotFoundError as error:
@@ -173,7 +173,7 @@ def _object(files: Any, url: str, start: int, size: int) -> Iterator[bytes]:
         raise Interrupted(f"S3 broke off ({type(error).__name__})") from error
 
 
-def _has_credentials() -> bool:
+def has_credentials() -> bool:
     """Whether AWS credentials are at hand; public buckets are read without any."""
     names = ("AWS_ACCESS_KEY_ID", "AWS_PROFILE", "AWS_WEB_IDENTITY_TOKEN_FILE",
              "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI")  # fmt: skip

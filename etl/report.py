@@ -64,11 +64,11 @@ def overview(stats: dict[str, Any]) -> str:
     text = "<div class=tiles>" + "".join(tiles) + "</div>" + table(("split", "images", "regions", "subjects"), rows)
     spread = list(stats.get("regions_per_image", {}).items())
     if spread:
-        text += "<h3>Regions on an image</h3>" + charts.columns(_tail(spread), "regions on an image; bar: images")
+        text += "<h3>Regions on an image</h3>" + charts.columns(tail(spread), "regions on an image; bar: images")
     return text
 
 
-def _tail(spread: list[tuple[str, int]], most: int = 30) -> list[tuple[str, int]]:
+def tail(spread: list[tuple[str, int]], most: int = 30) -> list[tuple[str, int]]:
     """Counts by a growing number, those beyond the 30th together."""
     rows = sorted(((int(n), images) for n, images in spread))
     shown = [(str(n), images) for n, images in rows[:most]]
@@ -178,7 +178,8 @@ def places(stats: dict[str, Any]) -> str:
 def figure(why: str, record: Shown, label: str | None = None) -> str:
     """One sample with its legend."""
     shown = [r for r in record.regions if label is None or r["label"] == label]
-    names = {r["label"]: samples.color(r["label_id"]) for r in shown}
+    places = samples.colors(r["label_id"] for r in record.regions)
+    names = {r["label"]: samples.COLORS[places[r["label_id"]]] for r in shown}
     legend = ", ".join(f'<span style="border-bottom:3px solid {c}">{escape(n)}</span>' for n, c in names.items())
     image = f'<img loading=lazy alt="{escape(record.key)}" src="{samples.drawn(record, label)}">'
     return (f"<figure>{image}<figcaption><em>{escape(why)}</em> {legend}<br><code>{escape(record.key)}</code>"
@@ -276,7 +277,7 @@ def rewrite(out: Path) -> Path:
     for rows in _rows(out / "dataset" / "shards"):
         chosen.add(samples_in(rows))
     kept = out / "stages" / "export" / "refused.parquet"
-    refused = [Refused(**row) for row in pq.read_table(kept).to_pylist()] if kept.exists() else []
+    refused = Refused.read(kept) if kept.exists() else []
     target = out / "dataset" / "report" / "index.html"
     store.write_bytes(target, page(json.loads(path.read_text()), chosen, refused).encode())
     return target

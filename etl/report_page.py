@@ -31,13 +31,11 @@ td.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
 ul.bars{list-style:none;margin:0;padding:0;font-size:13.5px}
 ul.bars li{display:grid;grid-template-columns:minmax(90px,34%) 1fr auto;gap:8px;align-items:center;padding:1.5px 0}
 .name{overflow:hidden;text-overflow:ellipsis;white-space:nowrap}
-.track b{display:block;height:13px;min-width:1px;background:var(--bar);border-radius:2px;overflow:hidden}
-.track b:has(i){background:var(--mark)}
-.track i{display:block;height:100%;background:var(--bar)}
 .count{color:var(--soft);font-variant-numeric:tabular-nums;min-width:3.5em;text-align:right}
 svg{width:100%;height:auto;display:block}
 svg text{font-size:11px;fill:var(--soft)}
 svg text.mark{fill:var(--mark);font-size:12px;font-weight:600}
+svg.track{height:13px;border-radius:2px}
 svg .kept{fill:var(--bar)}svg .cut{fill:var(--mark)}
 svg line.guide{stroke:var(--soft);stroke-dasharray:2 3}
 svg line.axis{stroke:var(--line)}svg line.mark{stroke:var(--mark);stroke-width:1.5;stroke-dasharray:4 3}

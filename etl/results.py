@@ -8,9 +8,10 @@ whichever batch holds it, so that batches may be cut differently from run to run
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 import pyarrow as pa
@@ -32,8 +33,19 @@ CASES = pa.schema(
      ("files", pa.list_(pa.string())), ("images", pa.string()), ("rejected", pa.string())]
 )
 NAMES = ("case", "axis", "raw_label")
-GROUP_BYTES = 32 * 2**20  # pending PNG bytes that end a row group
+GROUP_BYTES = 4 * 2**20  # pending PNG bytes that end a row group
 GROUP_ROWS = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """Where the result of a case is: its batch (without the ending .<kind>.parquet) and its row there, of so many."""
+
+    key: str
+    encode_from: float
+    batch: Path
+    row: int
+    rows: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +59,16 @@ class Result:
     files: list[str]
     images: list[dict[str, Any]]
     rejected: list[dict[str, Any]]
-    batch: Path  # without the ending .<kind>.parquet
+    batch: Path
+
+
+Held = TypeVar("Held", Committed, Result)
 
 
 def open_part(batch: Path, kind: str) -> pq.ParquetFile:
     """The `regions` or `images` of a whole batch; names come dictionary-encoded."""
     columns = {"regions": REGIONS, "images": IMAGES}[kind].names
-    return pq.ParquetFile(_file(batch, kind), read_dictionary=[name for name in columns if name in NAMES])
+    return pq.ParquetFile(store.opened(_file(batch, kind)), read_dictionary=[name for name in columns if name in NAMES])
 
 
 def part_size(batch: Path, kind: str) -> int:
@@ -65,17 +80,45 @@ def _file(batch: Path, kind: str) -> Path:
     return batch.with_name(f"{batch.name}.{kind}.parquet")
 
 
-def committed(folder: Path, encode_from: float) -> dict[str, Result]:
-    """The result of each key in a folder that encoded slices at least from `encode_from` up."""
-    found: dict[str, Result] = {}
-    for path in sorted(folder.glob("*.cases.parquet")):
+def files_of(batch: Path) -> list[Path]:
+    """The files of a batch in the order in which they are to be put somewhere else: the commit mark last."""
+    return [_file(batch, kind) for kind in ("regions", "images", "cases")]
+
+
+def committed(folder: Path, encode_from: float) -> dict[str, Committed]:
+    """Where the result of each key is in a folder, of those that encoded slices at least from `encode_from` up."""
+    found: dict[str, Committed] = {}
+    paths = sorted(folder.glob("*.cases.parquet"))
+    for path, table in zip(paths, store.each(_keys, paths), strict=True):
         batch = path.with_name(path.name.removesuffix(".cases.parquet"))
-        for row in pq.ParquetFile(path).read(use_threads=False).to_pylist():
-            better = row["key"] not in found or row["encode_from"] < found[row["key"]].encode_from
-            if row["encode_from"] <= encode_from and better:
-                texts = {name: orjson.loads(row[name]) for name in ("images", "rejected")}
-                found[row["key"]] = Result(**{**row, **texts}, batch=batch)
+        for row, (key, area) in enumerate(zip(*(column.to_pylist() for column in table.columns), strict=True)):
+            if area <= encode_from and (key not in found or area < found[key].encode_from):
+                found[key] = Committed(key, area, batch, row, len(table))
     return found
+
+
+def _keys(path: Path) -> pa.Table:
+    return pq.ParquetFile(store.opened(path)).read(["key", "encode_from"], use_threads=False)
+
+
+def by_batch(chosen: Sequence[Held]) -> dict[Path, list[Held]]:
+    """These results by the batch that holds them, in order."""
+    groups: dict[Path, list[Held]] = {}
+    for at in chosen:
+        groups.setdefault(at.batch, []).append(at)
+    return groups
+
+
+def read(chosen: Sequence[Committed]) -> list[Result]:
+    """These results, in their order; each batch is read once."""
+    found: dict[str, Result] = {}
+    for batch, members in by_batch(chosen).items():
+        rows = pq.ParquetFile(store.opened(_file(batch, "cases"))).read(use_threads=False).to_pylist()
+        for at in members:
+            row = rows[at.row]
+            texts = {name: orjson.loads(row[name]) for name in ("images", "rejected")}
+            found[at.key] = Result(**{**row, **texts}, batch=batch)
+    return [found[at.key] for at in chosen]
 
 
 class BatchWriter:

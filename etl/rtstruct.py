@@ -63,7 +63,7 @@ def read(path: Path) -> list[Roi]:
             roi = rois.get(int(item.ReferencedROINumber))
             for contour in item.get("ContourSequence") or () if roi is not None else ():
                 _add(roi, contour)
-    except (AttributeError, TypeError, ValueError) as error:
+    except Exception as error:  # damaged elements raise anything when they are looked at
         raise unreadable(path, error) from error
     return list(rois.values())
 

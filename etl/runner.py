@@ -3,13 +3,19 @@
 import importlib.util
 import logging
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any, TypeVar
+
+from etl.errors import Failure
 
 U = TypeVar("U")
 R = TypeVar("R")
 IN_FLIGHT_PER_THREAD = 4
+ASK_EVERY_S = 2.0
+LOST = "the Dask scheduler is gone; give the same command again when it is back: what was done is kept"
 
 
 class Pool:
@@ -17,19 +23,19 @@ class Pool:
 
     def __init__(self, client: Any) -> None:
         self._client = client
+        self._limit, self._ask_again = 2, 0.0
 
     def map(
         self, work: Callable[[U], R], units: Iterable[U], *, alone: bool = False
     ) -> Iterator[tuple[U, R | None]]:
         """(unit, result) of each unit as it ends; None for a unit whose workers died on it each time.
 
-        A bounded number is in flight, so a million units never sit in the scheduler; one at a time if `alone`,
-        so that a unit cannot be blamed for what its neighbour did.
+        A bounded number is in flight, so a million units never sit in the scheduler; it follows the workers, which may
+        come and go. One at a time if `alone`, so that a unit cannot be blamed for what its neighbour did.
         """
-        from distributed import KilledWorker, as_completed
+        from distributed import CancelledError, KilledWorker, as_completed
 
         waiting = iter(units)
-        limit = 1 if alone else max(2, IN_FLIGHT_PER_THREAD * sum(self._client.nthreads().values()))
         of: dict[str, U] = {}
 
         def submit(unit: U) -> Any:
@@ -37,17 +43,25 @@ class Pool:
             of[future.key] = unit
             return future
 
-        pool = as_completed([submit(u) for _, u in zip(range(limit), waiting, strict=False)])
+        pool = as_completed([submit(u) for u in islice(waiting, 1 if alone else self._most())])
         for future in pool:
             unit = of.pop(future.key)
             try:
                 result = future.result()
             except KilledWorker:
                 result = None
+            except CancelledError as error:
+                raise Failure(LOST) from error
             yield unit, result
-            following = next(waiting, None)
-            if following is not None:
+            for following in islice(waiting, max(0, (1 if alone else self._most()) - len(of))):
                 pool.add(submit(following))
+
+    def _most(self) -> int:
+        """How many units may be in flight with the workers that there are; they are asked for now and then."""
+        if time.monotonic() >= self._ask_again:
+            self._limit = max(2, IN_FLIGHT_PER_THREAD * sum(self._client.nthreads().values()))
+            self._ask_again = time.monotonic() + ASK_EVERY_S
+        return self._limit
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """The master: Parquet shards of one row an image, with the PNG in the row."""
 
 import json
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,9 @@ import pyarrow.parquet as pq
 
 from etl.labeltable import LabelTable
 from etl.records import SPLITS, Page
+from etl.store import Files, link
 
+FOLDER = "shards"
 GROUP_ROWS = 200
 GROUP_BYTES = 32 * 2**20  # pending bytes that end a row group early
 SHARD_BYTES = 400 * 10**6  # a shard that reached this is closed
@@ -130,11 +132,11 @@ def weights(page: Page) -> npt.NDArray[np.int64]:
 
 
 class Part:
-    """The shards of one split and modality: `part-00000.parquet`, `part-00001.parquet`, …, one open at a time."""
+    """The shards of one source in one split: `part-<source>-00000.parquet`, …, one open at a time."""
 
-    def __init__(self, folder: Path, columns: pa.Schema) -> None:
+    def __init__(self, folder: Path, source: str, columns: pa.Schema) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self.folder, self.columns, self.count = folder, columns, 0
+        self.folder, self.source, self.columns, self.count = folder, source, columns, 0
         self.pending = columns.empty_table()
         self.weight = 0
         self.sink: Any = None
@@ -152,24 +154,19 @@ class Part:
         self.pending = pa.concat_tables([self.pending, table.slice(start)]).combine_chunks()
 
     def flush(self, more: pa.Table) -> None:
-        """Writes what is pending and `more` as one row group (an empty one opens the file all the same)."""
+        """Writes what is pending and `more` as one row group."""
         if self.writer is None:
             self.open()
         group = pa.concat_tables([self.pending, more]).combine_chunks()
-        if len(group):
-            self.writer.write_table(group)
+        self.writer.write_table(group)
         self.pending, self.weight = self.columns.empty_table(), 0
         if self.sink.tell() >= SHARD_BYTES:
             self.close_file()
 
     def open(self) -> None:
         """Opens the next shard."""
-        self.sink = (self.folder / f"part-{self.count:05d}.parquet").open("wb")
-        text = [name for name, kind in COLUMNS if pa.types.is_string(kind) and name not in ("key", "file_name")]
-        # A dictionary or min/max of PNG bytes would only cost memory.
-        self.writer = pq.ParquetWriter(
-            self.sink, self.columns, compression="zstd", use_dictionary=text, write_statistics=[*text, "image_id"]
-        )
+        self.sink = (self.folder / f"part-{self.source}-{self.count:05d}.parquet").open("wb")
+        self.writer = writer(self.sink, self.columns)
         self.count += 1
 
     def close_file(self) -> None:
@@ -180,14 +177,22 @@ class Part:
         self.writer = self.sink = None
 
     def close(self) -> None:
-        """Writes the rest; a part without rows becomes one empty shard."""
-        if len(self.pending) or self.count == 0:
+        """Writes the rest."""
+        if len(self.pending):
             self.flush(self.columns.empty_table())
         self.close_file()
 
 
+def writer(sink: Any, columns: pa.Schema) -> Any:
+    """A Parquet writer; a dictionary or min/max of PNG bytes would only cost memory."""
+    text = [name for name, kind in COLUMNS if pa.types.is_string(kind) and name not in ("key", "file_name")]
+    return pq.ParquetWriter(
+        sink, columns, compression="zstd", use_dictionary=text, write_statistics=[*text, "image_id"]
+    )
+
+
 class ShardWriter:
-    """Sends each image to its split and modality below `folder`."""
+    """The shards of one source: `folder/<split>/<modality>/part-<source>-00000.parquet`, …"""
 
     def __init__(self, folder: Path, labels: LabelTable) -> None:
         self.folder, self.labels, self.columns = folder, labels, schema()
@@ -195,19 +200,29 @@ class ShardWriter:
 
     def add(self, split: str, page: Page) -> None:
         """Takes images of a split."""
-        part = self.part(split, str(page.images["modality"][0]))
-        part.add(rows(page, self.labels).cast(self.columns), weights(page))
-
-    def part(self, split: str, modality: str) -> Part:
-        """The shards of one split and modality."""
+        modality = str(page.images["modality"][0])
         if (split, modality) not in self.parts:
-            self.parts[split, modality] = Part(self.folder / split / modality, self.columns)
-        return self.parts[split, modality]
+            self.parts[split, modality] = Part(self.folder / split / modality, page.source, self.columns)
+        self.parts[split, modality].add(rows(page, self.labels).cast(self.columns), weights(page))
 
     def close(self) -> None:
-        """Closes all; each modality of the dataset has a shard in each split, also an empty one."""
-        for modality in sorted({modality for _, modality in self.parts}):
-            for split in SPLITS:
-                self.part(split, modality)
+        """Closes all."""
         for part in self.parts.values():
             part.close()
+
+
+def compose(parts: Files, folder: Path) -> None:
+    """Puts the shards of all sources together; each modality has a shard in each split, also an empty one."""
+    there = set()
+    for part, names in parts.items():
+        for name in names:
+            if name.startswith(f"{FOLDER}/"):
+                path = PurePosixPath(name).relative_to(FOLDER)
+                link(part / name, folder / path)
+                there.add(path.parts[:2])
+    for modality in sorted({modality for _, modality in there}):
+        for split in SPLITS:
+            if (split, modality) not in there:
+                (folder / split / modality).mkdir(parents=True)
+                with (folder / split / modality / "part-00000.parquet").open("wb") as sink:
+                    writer(sink, schema()).close()

@@ -4,7 +4,6 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, get_args
 
-from etl.card import markdown
 from etl.errors import UsageError
 from etl.manifest import BodyRegion, License, Manifest, Modality
 
@@ -87,4 +86,6 @@ def _table(manifests: Iterable[Manifest]) -> str:
         name = f"[{m.title}]({m.homepage})" if m.homepage else m.title
         terms = (m.license.name, m.license.redistribution, m.access, m.status)
         rows.append((f"`{m.slug}`", name, m.modality, ", ".join(m.body_regions), m.size or "", *terms))
+    from etl.card import markdown  # brings pyarrow, which the list of sources does not need
+
     return markdown(head, rows)

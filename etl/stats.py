@@ -1,7 +1,7 @@
-"""The numbers of a dataset, counted page by page."""
+"""The numbers of a dataset, counted page by page for each source and added up."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ REGION_KEYS = ("category", "label", "body_region")
 
 
 class Tally:
-    """Images and regions by each key; an image counts once for each label it shows."""
+    """Images and regions of a source by each key; an image counts once for each label it shows."""
 
     def __init__(self, labels: LabelTable) -> None:
         self.labels = labels
@@ -26,17 +26,15 @@ class Tally:
         self.subjects: dict[str, set[tuple[str, str]]] = {split: set() for split in SPLITS}
         self.cases: set[tuple[str, str]] = set()
 
-    def add(self, page: Page, status: Mapping[str, str]) -> None:
-        """Counts one page; `status` is that of each source's manifest."""
+    def add(self, page: Page, status: str) -> None:
+        """Counts one page; `status` is that of the source's manifest."""
         images = page.images
         per_image = np.bincount(page.image_of, minlength=len(images))
         self.images += len(images)
         self.regions += len(page.regions)
         for key in IMAGE_KEYS:
             self.count(key, images[key].combine_chunks(), per_image)
-        sources = images["source"].combine_chunks()
-        by_status = pa.array([status.get(slug, "unverified") for slug in sources.dictionary.to_pylist()], pa.string())
-        self.count("status", by_status.take(sources.indices).dictionary_encode(), per_image)
+        self.count("status", pa.repeat(status, len(images)).dictionary_encode(), per_image)
         self.count_labels(page)
         self.cases.update((source, case) for source, case in distinct(images, "source", "case"))
         for split, source, subject in distinct(images, "split", "source", "subject"):
@@ -59,23 +57,31 @@ class Tally:
                 self.by_images[key][name] += int(shown[:, names == name].any(axis=1).sum())
                 self.by_regions[key][name] += int(regions[names == name].sum())
 
-    def result(self, ledger: Ledger) -> dict[str, Any]:
-        """What `stats.json` holds."""
-        for split in SPLITS:
-            self.by_images["split"][split] += 0  # an empty split is shown too
-        by = {
-            key: {v: {"images": counts[v], "regions": self.by_regions[key][v]} for v in sorted(counts)}
-            for key, counts in self.by_images.items()
-        }
-        return ledger.extra | {
-            "images": self.images,
-            "regions": self.regions,
-            "cases": len(self.cases),
-            "subjects": {split: len(self.subjects[split]) for split in SPLITS},
-            "by": by,
-            "books": ledger.books,
-            "too_small": ledger.too_small,
-        }
+    def result(self) -> dict[str, Any]:
+        """The counts as plain values: by key and value [images, regions]."""
+        by = {key: {value: [n, self.by_regions[key][value]] for value, n in counts.items()}
+              for key, counts in self.by_images.items()}  # fmt: skip
+        return {"images": self.images, "regions": self.regions, "cases": len(self.cases),
+                "subjects": {split: len(found) for split, found in self.subjects.items()}, "by": by}
+
+
+def together(tallies: Sequence[dict[str, Any]], ledger: Ledger) -> dict[str, Any]:
+    """What `stats.json` holds, of the `Tally.result` of each source."""
+    by: dict[str, dict[str, dict[str, int]]] = {key: {} for key in (*IMAGE_KEYS, *REGION_KEYS, "status")}
+    by["split"] = {split: {"images": 0, "regions": 0} for split in SPLITS}  # an empty split is shown too
+    for tally in tallies:
+        for key, counts in tally["by"].items():
+            for value, (images, regions) in counts.items():
+                entry = by[key].setdefault(value, {"images": 0, "regions": 0})
+                entry["images"] += images
+                entry["regions"] += regions
+    return ledger.extra | {
+        **{name: sum(tally[name] for tally in tallies) for name in ("images", "regions", "cases")},
+        "subjects": {split: sum(tally["subjects"][split] for tally in tallies) for split in SPLITS},
+        "by": {key: dict(sorted(counts.items())) for key, counts in by.items()},
+        "books": ledger.books,
+        "too_small": ledger.too_small,
+    }
 
 
 def distinct(images: pa.Table, *names: str) -> Iterator[tuple[str, ...]]:

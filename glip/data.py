@@ -44,6 +44,8 @@ class Sample:
     regions: list[Region]
     absent: list[str]
     """Labels that the source annotated and that are nowhere in the image."""
+    image_id: int
+    """The dataset's own number of the image."""
 
 
 class Source(Protocol):
@@ -75,7 +77,7 @@ class ShardSource:
     Safe to read from several threads.
     """
 
-    COLUMNS = ("key", "modality", "axis", "image", "annotated_label_ids", "absent_label_ids", "regions")
+    COLUMNS = ("image_id", "key", "modality", "axis", "image", "annotated_label_ids", "absent_label_ids", "regions")
 
     def __init__(self, folder: Path, labels: tuple[str, ...]) -> None:
         import pyarrow.parquet as pq
@@ -118,7 +120,7 @@ class ShardSource:
             Region(r["label"], tuple(r["bbox"]), _mask(r["segmentation"])) for r in row["regions"]
         ]
         return Sample(row["key"], row["modality"], row["axis"], _decoded(row["image"]["bytes"], row["key"]), regions,
-                      self._absent(row))  # fmt: skip
+                      self._absent(row), row["image_id"])  # fmt: skip
 
     def _absent(self, row: dict[str, Any]) -> list[str]:
         ids = row.get("absent_label_ids")
@@ -157,7 +159,7 @@ class CocoSource:
         ]
         absent = [self.names[i] for i in image["neg_category_ids"]]
         return Sample(image["key"], image["modality"], image["axis"], _decoded(path.read_bytes(), image["key"]),
-                      regions, absent)  # fmt: skip
+                      regions, absent, image["id"])  # fmt: skip
 
 
 def _mask(segmentation: dict[str, Any] | None) -> NDArray[np.uint8] | None:

@@ -1,0 +1,3 @@
+
+
+STAGES = ("fetch", "decode", "slice", "validate", "filter", "harmonize", "bbox", "export")

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from etl import store
 from etl.errors import Failure
@@ -26,16 +24,11 @@ def quarantine(work: Work, results: list[Result], selection: Selection, options:
     rows = [*work.rejected, *(row for result in results for row in result.rejected)]
     if work.private:  # what a case's files are called stays in stages/
         rows = [row | {"detail": None} for row in rows]
-    tables = [pq.read_table(options.stage(stage, work.slug) / "rejected.parquet") for stage in REJECTING]
+    tables = [store.read_table(options.stage(stage, work.slug) / "rejected.parquet") for stage in REJECTING]
     table = pa.concat_tables([pa.Table.from_pylist(rows, REJECTED), *tables, selection.rows])
     table = table.add_column(0, "source", pa.repeat(work.slug, len(table))).cast(QUARANTINE)
     keys = [(name, "ascending", "at_start") for name in QUARANTINE.names[1:-1]]
     return table.take(pc.sort_indices(table, sort_keys=keys))
-
-
-def write_quarantine(folder: Path, slug: str, table: pa.Table) -> None:
-    """`<slug>.parquet` in a folder."""
-    store.write_table(folder / f"{slug}.parquet", table)
 
 
 def counts(column: pa.ChunkedArray) -> dict[str, int]:
@@ -86,9 +79,23 @@ class Books:
     def _count_small(self, work: Work, options: Options) -> None:
         folder = options.stage("filter", work.slug)
         for what, name in (("dropped", "rejected"), ("kept", "regions")):
-            raw = pq.read_table(folder / f"{name}.parquet", columns=["raw_label"])["raw_label"]
+            raw = store.read_table(folder / f"{name}.parquet", ["raw_label"])["raw_label"]
             for label, n in counts(raw).items():
                 self.too_small.setdefault(label, {"kept": 0, "dropped": 0})[what] += n
+
+    def state(self) -> dict[str, Any]:
+        """The books as plain values."""
+        return {"cases": self.cases, "regions": self.regions, "too_small": self.too_small, "resampled": self.resampled}
+
+    def join(self, state: dict[str, Any]) -> None:
+        """Enters the books of another."""
+        for mine, theirs in ((self.cases, state["cases"]), (self.regions, state["regions"])):
+            for stage, book in theirs.items():
+                _enter(mine, stage, book)
+        for label, counts in state["too_small"].items():
+            for what, n in counts.items():
+                self.too_small.setdefault(label, {"kept": 0, "dropped": 0})[what] += n
+        self.resampled |= state["resampled"]
 
     def ledger(self, exported: int, extra: dict[str, Any], refused: list[Refused]) -> Ledger:
         """The balanced books, given how many regions were written.

@@ -1,11 +1,15 @@
-"""The last stage: accepted images and regions → the dataset folder, swapped in by a rename."""
+"""The last stage: accepted images and regions → the dataset folder, there as a whole.
+
+Every source has a part of the dataset, in `stages/export/<source>/`: its lines of the JSON files, its shards, its
+numbers. A part is made again only if something it is made from has changed; joining them copies and links.
+"""
 
 import hashlib
 import re
-import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,24 +17,64 @@ import numpy as np
 import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
+from etl import coco, grounding, shards, stats, store
 from etl.card import croissant, readme
-from etl.coco import CocoWriter
 from etl.errors import Failure
 from etl.frames import by_name
-from etl.grounding import GroundingWriter, with_captions
+from etl.grounding import with_captions
 from etl.jsontext import joined
 from etl.labelmap import Ontology
-from etl.labeltable import label_table
+from etl.labeltable import LabelTable, label_table
 from etl.manifest import Manifest
 from etl.records import SPLITS, Ledger, Page, Refused
 from etl.report import page as html_page
 from etl.samples import Samples, samples_of
-from etl.shards import ShardWriter
-from etl.stats import Tally
 
 CASE_BYTES = 120
 HASH_DIGITS = 16
+PNG_LIMIT = 100_000
+MARK = "stats.json"  # written last
+VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What a source gives to the dataset; `key` is a digest of all that it is made from.
+
+    `make(folder)` gives an account of the source, plain values, and its pages in key order; it may leave files in
+    the folder, which stay with the part.
+    """
+
+    slug: str
+    key: str
+    make: Callable[[Path], tuple[dict[str, Any], Iterable[Page]]]
+
+
+@dataclass(slots=True)
+class Place:
+    """Where the next part begins: its first ids, and the licences before it with their numbers."""
+
+    image: int = 1
+    region: int = 1
+    licenses: dict[str, int] = field(default_factory=dict)
+
+    def after(self, report: dict[str, Any]) -> "Place":
+        """The place behind a part that was made for this place."""
+        tally = report["tally"]
+        return Place(self.image + tally["images"], self.region + tally["regions"], self._numbers(report))
+
+    def holds(self, report: dict[str, Any]) -> bool:
+        """Whether a part was made for this place."""
+        numbers = self._numbers(report)
+        return report["first"] == [self.image, self.region] and all(numbers[n] == i for n, i in report["licenses"])
+
+    def _numbers(self, report: dict[str, Any]) -> dict[str, int]:
+        licenses = dict(self.licenses)
+        for name, _ in report["licenses"]:
+            licenses.setdefault(name, len(licenses) + 1)
+        return licenses
 
 
 def image_file_name(source: str, case: str, axis: str, index: int) -> str:
@@ -57,45 +101,94 @@ def percent(character: str) -> str:
 
 
 def export(
-    pages: Iterable[Page],
+    shares: Iterable[Share],
     manifests: Mapping[str, Manifest],
     ontology: Ontology,
     out: Path,
     *,
-    png: bool,
-    ledger: Ledger,
+    png: bool | None,
+    ledger: Callable[[list[dict[str, Any]], list[Path]], Ledger],
 ) -> dict[str, Any]:
-    """The numbers of the dataset it wrote at `out/dataset`; `pages` are in key order.
+    """The numbers of the dataset it wrote at `out/dataset`; `shares` are in key order.
+
+    `png`: whether to write loose images; None: up to 100,000 of them. `ledger` makes the books of the accounts of
+    all shares and the folders of their parts.
 
     Raises:
         Failure: an image is out of order, has no region, or has an unknown split.
     """
-    final, fresh = out / "dataset", out / "dataset.tmp"
-    recover(final)
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir(parents=True)
+    final = out / "dataset"
     labels = label_table(ontology)
-    tally, sheet = Tally(labels), Samples()
     status = {slug: manifest.status for slug, manifest in manifests.items()}
+    place, files, reports, last = Place(), {}, [], ""
+    with ThreadPoolExecutor(2) as pool:
+        for share in shares:
+            if f"{share.slug}/" <= last:
+                raise Failure(f"images are not in key order: {share.slug}/ after {last}")
+            last = f"{share.slug}/"
+            folder = out / "stages" / "export" / share.slug
+            files[folder] = set(store.names(folder))
+            report = kept(folder, files[folder], share.key, place)
+            if report is None:
+                report = make_part(share, folder, place, labels, status.get(share.slug, "unverified"), pool)
+                files[folder] = set(store.names(folder))
+            place = place.after(report)
+            reports.append(report)
+    books = ledger([report["account"] for report in reports], list(files))
+    numbers = stats.together([report["tally"] for report in reports], books)
+    fresh = store.begun(final, MARK)
+    coco.compose(files, fresh / "annotations", ontology, place.licenses)
+    grounding.compose(files, fresh / "grounding")
+    shards.compose(files, fresh / "shards")
+    if numbers["images"] <= PNG_LIMIT if png is None else png:
+        for folder in files:
+            write_images(folder / "shards", fresh / "images")
+    sheet = Samples()
+    for folder in files:
+        sheet.join(Samples.load((folder / "samples.json").read_bytes()))
+    known = {name: digest for report in reports for name, digest in report["shards"].items()}
+    write_pages(fresh, numbers, manifests, sheet, books.refused, known)
+    store.settled(fresh, final)
+    return numbers
+
+
+def kept(folder: Path, files: set[str], key: str, place: Place) -> dict[str, Any] | None:
+    """The report of the part in a folder, if it was made from what `key` stands for and for this place."""
+    report: dict[str, Any] | None = store.read_json(folder / "report.json") if files else None
+    if report is None or report["key"] != key or not place.holds(report):
+        return None
+    return report if files.issuperset(report["shards"]) else None
+
+
+def make_part(
+    share: Share, folder: Path, place: Place, labels: LabelTable, status: str, pool: ThreadPoolExecutor
+) -> dict[str, Any]:
+    """Makes the part of a source at a place; returns its report, which is in the folder too."""
+    fresh = store.begun(folder, "report.json")
+    account, pages = share.make(fresh)
+    tally, sheet = stats.Tally(labels), Samples()
     with (
-        closing(CocoWriter(fresh / "annotations", ontology, labels)) as coco,
-        closing(GroundingWriter(fresh / "grounding")) as grounding,
-        closing(ShardWriter(fresh / "shards", labels)) as shards,
-        ThreadPoolExecutor(2) as pool,
+        closing(coco.CocoWriter(fresh, labels, dict(place.licenses))) as annotations,
+        closing(grounding.GroundingWriter(fresh)) as lines,
+        closing(shards.ShardWriter(fresh / "shards", labels)) as rows,
     ):
-        for page in ahead(numbered(pages)):
+        for page in ahead(numbered(pages, place)):
             tally.add(page, status)
             sheet.add(samples_of(page, labels))
-            for split, part in coco.number_licenses(page).by_split():
+            for split, part in annotations.number_licenses(page).by_split():
                 for _ in pool.map(lambda writer, split=split, part=part: writer.add(split, part),
-                                  (coco, grounding, shards)):
+                                  (annotations, lines, rows)):
                     pass  # a fault in a writer is raised here
-            if png:
-                write_images(fresh / "images", page)
-    stats = tally.result(ledger)
-    write_pages(fresh, stats, manifests, sheet, ledger.refused)
-    swap(fresh, final)
-    return stats
+    (fresh / "samples.json").write_bytes(sheet.dump())
+    written = sorted((fresh / "shards").rglob("*.parquet"))
+    report = {
+        "key": share.key, "first": [place.image, place.region], "account": account, "tally": tally.result(),
+        "licenses": [[name, n] for name, n in annotations.used.items()],
+        "shards": {path.relative_to(fresh).as_posix(): store.sha256(path) for path in written},
+    }  # fmt: skip
+    store.write_json(fresh / "report.json", report)
+    store.settled(fresh, folder)
+    return report
 
 
 def ahead(pages: Iterator[Page]) -> Iterator[Page]:
@@ -107,13 +200,13 @@ def ahead(pages: Iterator[Page]) -> Iterator[Page]:
             yield page
 
 
-def numbered(pages: Iterable[Page]) -> Iterator[Page]:
-    """The pages with ids from 1 in key order, file names and captions.
+def numbered(pages: Iterable[Page], place: Place) -> Iterator[Page]:
+    """The pages with ids from a place on in key order, file names and captions.
 
     An index ends an image key and "/" sorts before any digit, so images in key order, each with its regions
     in key order, are all regions in key order: no list of keys is needed.
     """
-    image_id, region_id, last = 1, 1, ""
+    image_id, region_id, last = place.image, place.region, ""
     for page in pages:
         last = checked(page, last)
         images = page.images.append_column("image_id", counting(image_id, len(page.images)))
@@ -154,44 +247,29 @@ def checked(page: Page, last: str) -> str:
     return str(keys[-1])
 
 
-def write_images(folder: Path, page: Page) -> None:
-    """Writes loose images."""
-    for name, data in zip(page.images["file_name"].to_pylist(), page.images["png"].to_pylist(), strict=True):
-        write_png(folder / name, data)
-
-
-def write_png(path: Path, data: bytes) -> None:
-    """Writes one loose image."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(data)
+def write_images(rows: Path, folder: Path) -> None:
+    """Writes the loose images of these shards."""
+    for path in sorted(rows.rglob("*.parquet")):
+        file = pq.ParquetFile(store.opened(path))
+        for group in range(file.num_row_groups):
+            table = file.read_row_group(group, ["file_name", "image.bytes"])
+            data = pc.struct_field(table["image"].combine_chunks(), "bytes")
+            for name, png in zip(table["file_name"].to_pylist(), data.to_pylist(), strict=True):
+                target = folder / name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(png)
 
 
 def write_pages(
-    folder: Path, stats: dict[str, Any], manifests: Mapping[str, Manifest], sheet: Samples, refused: list[Refused]
+    folder: Path, numbers: dict[str, Any], manifests: Mapping[str, Manifest], sheet: Samples, refused: list[Refused],
+    known: Mapping[str, str],
 ) -> None:
     """Writes the numbers, the dataset card, its Croissant description and the report."""
     options = orjson.OPT_SORT_KEYS | orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS
-    used = [manifests[slug] for slug in sorted(stats["by"]["source"]) if slug in manifests]
-    text = orjson.dumps(stats, option=options)
-    (folder / "stats.json").write_bytes(text)
-    (folder / "README.md").write_text(readme(stats, used), encoding="utf-8")
-    (folder / "croissant.json").write_bytes(orjson.dumps(croissant(stats, used, folder), option=options))
+    used = [manifests[slug] for slug in sorted(numbers["by"]["source"]) if slug in manifests]
+    text = orjson.dumps(numbers, option=options)
+    (folder / "README.md").write_text(readme(numbers, used), encoding="utf-8")
+    (folder / "croissant.json").write_bytes(orjson.dumps(croissant(numbers, used, folder, known), option=options))
     (folder / "report").mkdir()
     (folder / "report" / "index.html").write_text(html_page(orjson.loads(text), sheet, refused), encoding="utf-8")
-
-
-def recover(folder: Path) -> None:
-    """Puts the old folder back if a swap was cut off between its two renames."""
-    old = folder.with_name(f"{folder.name}.old")
-    if old.exists() and not folder.exists():
-        old.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def swap(fresh: Path, folder: Path) -> None:
-    """Makes `fresh` the folder."""
-    old = folder.with_name(f"{folder.name}.old")
-    if folder.exists():
-        folder.rename(old)
-    fresh.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
+    (folder / MARK).write_bytes(text)

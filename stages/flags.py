@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -56,6 +57,8 @@ def flags(
     regions = plain(regions_of("validate", work, options))
     label_of = {raw: m.label for raw, m in names.mapping.items() if m.status == "approved"}
     regions["label"] = regions["raw_label"].map(label_of)
+    several = work.manifest.components
+    regions["several"] = True if several == "all" else regions["raw_label"].isin(several)
     labelled = regions[regions["label"].notna()]
     for case, (name, evidence) in checks.of_regions(labelled, names.ontology, modality, options.slicing.stride):
         found.cases[case].setdefault(name, evidence)
@@ -83,6 +86,17 @@ class Summary:
         for name, where, text in sorted(told):
             if len(self._examples[name]) < EXAMPLES:
                 self._examples[name].append({"where": f"{slug}/{where}", "evidence": text})
+
+    def state(self) -> dict[str, Any]:
+        """The counts and examples as plain values."""
+        return {"counts": self._counts, "examples": self._examples}
+
+    def join(self, state: dict[str, Any]) -> None:
+        """Enters those of another."""
+        for name, counts in state["counts"].items():
+            self._counts[name].update(counts)
+        for name, told in state["examples"].items():
+            self._examples[name] += told[: EXAMPLES - len(self._examples[name])]
 
     def result(self) -> dict[str, object]:
         """`{flag: {tier, level, images: {source: n}, examples: [{where, evidence}]}}`, every check there is."""

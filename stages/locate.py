@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from etl import geometry
+from etl import geometry, store
 from etl.errors import Failure, UsageError
-from etl.results import committed
+from etl.objects import place
+from etl.results import by_batch, committed, read
 
 
 def locate(out: Path, region: str) -> dict[str, Any]:
@@ -28,13 +29,13 @@ def locate(out: Path, region: str) -> dict[str, Any]:
     image, found = _find(folder, region)
     result = {k: image[k] for k in ("source", "case", "axis", "slice_index")}
     result |= {"region_id": found["region_id"], "key": found["key"], "bbox": [int(v) for v in found["bbox"]]}
-    return result | _origin(out, image, result["bbox"])
+    return result | origin(out, image, result["bbox"])
 
 
 def _find(folder: Path, region: str) -> tuple[dict[str, Any], dict[str, Any]]:
     columns = ["source", "case", "axis", "slice_index", "regions"]
     for path in sorted(folder.rglob("*.parquet")):
-        file = pq.ParquetFile(path)
+        file = pq.ParquetFile(store.opened(path))
         for group in range(file.num_row_groups):
             if not region.isdecimal() or _may_hold(file.metadata.row_group(group), int(region)):
                 for image in file.read_row_group(group, columns).to_pylist():
@@ -53,18 +54,20 @@ def _may_hold(group: Any, region_id: int) -> bool:
     return True
 
 
-def _origin(out: Path, image: dict[str, Any], bbox: list[int]) -> dict[str, Any]:
+def origin(out: Path, image: dict[str, Any], bbox: list[int]) -> dict[str, Any]:
+    """Where a box of an image (source, case, axis, slice_index) comes from, as `locate` says it."""
     stages, source = out / "stages", image["source"]
-    keys = pq.read_table(stages / "decode" / source / "cases.parquet", columns=["key"])["key"].to_pylist()
+    keys = store.read_table(stages / "decode" / source / "cases.parquet", ["key"])["key"].to_pylist()
     results = committed(stages / "slice" / source, 1.0)
-    for result in (results[key] for key in keys if key in results):
+    for result in (r for members in by_batch([results[k] for k in keys if k in results]).values()
+                   for r in read(members)):
         for facts in result.images:
             if facts["case"] == image["case"]:
                 space = _space(facts, image, bbox)
-                files = _files(Path(result.root), facts, image, space["voxel_box"])
+                files = _files(place(result.root), facts, image, space["voxel_box"])
                 if files:
                     return {"file": files[0]["file"], "sha256": files[0]["sha256"], "files": files} | space
-                file = Path(result.root) / result.files[0]
+                file = place(result.root) / result.files[0]
                 return {"file": str(file), "sha256": _sha256(file)} | space
     raise Failure(f"the stage results of {image['source']}/{image['case']} are gone; build it again")
 

@@ -13,7 +13,7 @@ from etl import privacy, splits, store
 from etl.errors import Failure, UsageError
 from etl.inventory import Case
 from etl.manifest import Manifest
-from etl.results import Result, committed
+from etl.results import Committed, committed
 from stages import decode, slice
 
 BATCH_BYTES = 8 * 2**20  # of files; a volume is a batch of its own, small images go together
@@ -25,13 +25,14 @@ LISTED = pa.schema([(name, pa.string()) for name in ("case", "key", "subject", "
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What a build was asked for. Areas are shares of the image area."""
+    """What a build was asked for. Areas are shares of the image area, `memory_limit` bytes for a worker's cases."""
 
     raw: Path
     out: Path
     label_maps: tuple[Path, ...]
     workers: int = 2
     scheduler: str | None = None
+    memory_limit: int | None = None
     min_area: float = 0.015
     encode_from: float | None = None
     min_regions: int = 1
@@ -78,8 +79,8 @@ class Work:
         """Its cases."""
         return [u.case for u in self.units]
 
-    def results(self, options: Options) -> list[Result]:
-        """The slice results of all cases, in their order.
+    def committed(self, options: Options) -> list[Committed]:
+        """Where the slice results of all cases are, in their order.
 
         Raises:
             Failure: some case has none.
@@ -95,7 +96,7 @@ class Work:
 
 
 def plan(manifests: list[Manifest], known: Mapping[str, Manifest], options: Options) -> tuple[list[Work], list[str]]:
-    """decode: the inventory of each source that has a folder below `raw`, put on record.
+    """decode: the inventory of each source that has a folder below `raw`.
 
     Returns the works, and what is wrong with sources whose folder and manifest do not go together: such a
     source is left out, unless it is the only one. Where one source of a family has pseudonyms all have, so that a
@@ -126,8 +127,13 @@ def _work(manifest: Manifest, root: Path, options: Options, *, pseudonyms: tuple
         found = decode.pseudonymized(found, *pseudonyms)
     rows = tuple(decode.rejected(found))
     units = tuple(slice.units(found.cases, manifest, root, options.slicing))
-    store.write_table(listing(manifest.slug, options.out), _listed(units))
     return Work(manifest, root, units, rows, options.stage("slice", manifest.slug), pseudonyms is not None)
+
+
+def record(works: Iterable[Work], options: Options) -> None:
+    """Write down that `decode` has run for these sources, with the cases that it found."""
+    for work in works:
+        store.write_table(listing(work.slug, options.out), _listed(work.units))
 
 
 def listing(slug: str, out: Path) -> Path:
@@ -165,4 +171,5 @@ def batches(work: Work, todo: list[slice.Unit], options: Options) -> Iterator[sl
 
 def batch(work: Work, units: Iterable[slice.Unit], options: Options) -> slice.Batch:
     """These cases as one unit of work."""
-    return slice.Batch(tuple(units), work.manifest, work.root, work.folder, options.slicing, options.encoded_from)
+    return slice.Batch(tuple(units), work.manifest, work.root, work.folder, options.slicing, options.encoded_from,
+                       memory_limit=options.memory_limit)  # fmt: skip

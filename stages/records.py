@@ -19,8 +19,7 @@ from etl.jsontext import joined
 from etl.labelmap import Mapping, Ontology
 from etl.manifest import Manifest
 from etl.records import IMAGES, REGIONS, Page, array, id_lists
-from etl.results import Result, open_part, part_size
-from stages import tables
+from etl.results import Result, by_batch, open_part, part_size
 from stages.plan import Work
 from stages.select import Slice
 
@@ -38,11 +37,17 @@ class Naming:
 
     mapping: dict[str, Mapping]
     ontology: Ontology
+    accept_proposed: bool = False
 
     def ids(self) -> dict[str, int]:
         """Raw label -> label id, of every entry that is not rejected."""
         named = {raw: m.label for raw, m in self.mapping.items() if m.label and m.status != "rejected"}
         return {raw: self.ontology.labels[label].id for raw, label in named.items()}
+
+    def used(self) -> dict[str, int]:
+        """Raw label -> label id, of the entries that reach the dataset."""
+        status = {raw: m.status for raw, m in self.mapping.items()}
+        return {raw: n for raw, n in self.ids().items() if self.accept_proposed or status[raw] == "approved"}
 
     @property
     def width(self) -> int:
@@ -78,14 +83,14 @@ def pages(
     kept, code = kept.take(pa.array(order)), code[order]
     images, first = np.unique(code, return_index=True)
     labels = _Labels.of(found, places.codes(found), images, _ids(kept), naming)
-    batches = list(tables.by_batch(results))
+    batches = list(by_batch(results))
     first = np.r_[first, len(code)]
     for start, stop in _cuts(array(kept, "batch")[first[:-1]], batches):
         regions = kept.slice(first[start], first[stop] - first[start])
         image = np.searchsorted(images[start:stop], code[first[start] : first[stop]])
         at = images[start:stop]
         here = regions.take(pa.array(first[start:stop] - first[start]))
-        page = _images(here, cases, labels.slice(start, stop), work.manifest)
+        page = _images(here, cases, labels.slice(start, stop), _shown(regions, image, len(at), naming), work.manifest)
         page = page.append_column("png", _pixels(at, array(here, "batch"), batches, places))
         rle = _run_lengths(regions, batches)
         rows = _regions(regions, image, page["key"], rle, naming, work.manifest)
@@ -126,7 +131,7 @@ class _Cases:
 
 
 def _annotated(pairs: list[tuple[dict[str, Any], Case]], manifest: Manifest, naming: Naming) -> Flags:
-    ids, flags = naming.ids(), np.zeros((len(pairs), naming.width), bool)
+    ids, flags = naming.used(), np.zeros((len(pairs), naming.width), bool)
     known: dict[Any, list[int]] = {}
     for row, (image, case) in enumerate(pairs):
         unsure = frozenset(image.get("unsure", ()))
@@ -217,11 +222,21 @@ class _Labels:
         return present, partial
 
 
-def _images(here: pa.Table, cases: _Cases, labels: tuple[Flags, Flags], manifest: Manifest) -> pa.Table:
+def _shown(regions: pa.Table, image: Ints, count: int, naming: Naming) -> Flags:
+    """The labels of the regions of each of `count` images; whatever the manifest says, these were annotated."""
+    flags = np.zeros((count, naming.width), bool)
+    numbers = {name: label.id for name, label in naming.ontology.labels.items()}
+    flags[image, _numbers(regions["label"], numbers)] = True
+    return flags
+
+
+def _images(
+    here: pa.Table, cases: _Cases, labels: tuple[Flags, Flags], shown: Flags, manifest: Manifest
+) -> pa.Table:
     """The images of a page but for their pixels; `here` is a region of each."""
     case = _numbers(here["case"], cases.number)
     present, partial = labels
-    annotated = cases.annotated[case]
+    annotated = cases.annotated[case] | shown
     facts = cases.facts.take(pa.array(case))
     axis = here["axis"].combine_chunks().cast(pa.string())
     name, index = facts["case"].combine_chunks().cast(pa.string()), here["slice_index"].combine_chunks()

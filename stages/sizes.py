@@ -105,6 +105,35 @@ class Sizes:
             self._labels[label] = _Label(np.zeros(EDGES.size - 1, np.int64), np.zeros(PLACES**2, np.int64))
         return self._labels[label]
 
+    def state(self) -> dict[str, Any]:
+        """The sums as plain values, but for the pictures of `pictures`."""
+        return {
+            "rows": self._rows, "areas": {n: v.areas.tolist() for n, v in self._labels.items()},
+            "places": {n: v.places.tolist() for n, v in self._labels.items()},
+            "per_image": [[n, count] for n, count in self._per_image.items()],
+            "tree": [[*place, count] for place, count in self._tree.items()],
+            "sources": self._sources, "quarantine": self._quarantine,
+        }  # fmt: skip
+
+    @property
+    def pictures(self) -> list[Refused]:
+        """Of what is in quarantine."""
+        return self._refused
+
+    def join(self, state: dict[str, Any], pictures: list[Refused]) -> None:
+        """Enters the sums of another."""
+        self._rows += state["rows"]
+        for name in state["areas"]:
+            label = self._of(name)
+            label.areas += np.array(state["areas"][name], np.int64)
+            label.places += np.array(state["places"][name], np.int64)
+        self._per_image.update(dict(state["per_image"]))
+        for *place, count in state["tree"]:
+            self._tree[place[0], place[1], place[2]] += count
+        self._sources |= state["sources"]
+        self._quarantine |= state["quarantine"]
+        self._refused += pictures
+
     def result(self, options: Options) -> dict[str, Any]:
         """The ledger, histograms of areas and of box centres by label, and the sources, plain values for JSON."""
         labels = sorted(self._labels.items())

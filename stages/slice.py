@@ -4,8 +4,13 @@ A unit of work is a batch of cases: one volume, or many small images. `stages.cu
 worker, and `etl.results` says what it commits.
 """
 
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +19,12 @@ from etl.casenames import faulty_labels
 from etl.errors import Failure, ItemError
 from etl.inventory import Case
 from etl.manifest import Manifest
-from etl.results import BatchWriter
+from etl.objects import S3Path, Stat, is_remote
+from etl.results import BatchWriter, files_of
 
 HEADERS = (".mhd", ".hdr", ".nhdr", ".hdr.gz")
-VERSION = 8
+VERSION = 9
+AT_ONCE = 8  # downloads
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +47,8 @@ class Unit:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Cases of a source that are sliced together and committed together in `folder`."""
+    """Cases of a source that are sliced together and committed together in `folder`; `memory_limit` are the bytes that
+    the process may take for them beyond its libraries."""
 
     units: tuple[Unit, ...]
     manifest: Manifest
@@ -48,6 +56,8 @@ class Batch:
     folder: Path
     params: SliceParams
     encode_from: float
+    origin: str | None = None  # where `root` is a copy of
+    memory_limit: int | None = None
 
     @property
     def name(self) -> str:
@@ -63,10 +73,11 @@ def units(cases: Iterable[Case], manifest: Manifest, root: Path, params: SlicePa
     )
     rules = [r.model_dump(mode="json", exclude={"split", "subject"}) for r in manifest.files]
     base = store.digest([VERSION, used, asdict(params)])
+    there = store.names(root) if is_remote(root) else None
     found = []
     for case in cases:
         files = _files(case, root)
-        prints = [(f, *_stamp(root / f)) for f in files]
+        prints = [(f, *_stamp(root / f if there is None else there.get(f))) for f in files]
         masks = [[m.path, m.label, rules[m.rule]] for m in case.masks]
         key = store.digest([base, case.case, case.image, prints, masks, faulty_labels(manifest, case.case)])
         found.append(Unit(case, key, sum(size for _, size, _ in prints)))
@@ -89,10 +100,12 @@ def _beside(header: Path) -> list[Path]:
         return []
 
 
-def _stamp(path: Path) -> tuple[int, int]:
+def _stamp(file: Path | os.stat_result | Stat | None) -> tuple[int, int]:
     """Size and time of a file; a link that leads nowhere has neither."""
+    if file is None:
+        return 0, 0
     try:
-        found = path.stat()
+        found = file.stat() if isinstance(file, Path) else file
     except OSError:
         return 0, 0
     return found.st_size, found.st_mtime_ns
@@ -103,17 +116,46 @@ def run(batch: Batch) -> list[dict[str, Any]]:
 
     A fault of a case becomes its quarantine row, also one that kills or hangs the process that reads it.
     """
+    with _near(batch, (name for unit in batch.units for name in _files(unit.case, batch.root))) as near:
+        return _run(near)
+
+
+def _run(batch: Batch) -> list[dict[str, Any]]:
     fatal: dict[str, tuple[str, str]] = {}
     keys = {unit.key for unit in batch.units}
     while True:
         try:
-            accounts: list[dict[str, Any]] = isolate.call(_in_child, (batch, fatal))
+            accounts: list[dict[str, Any]] = isolate.call(_in_child, (batch, fatal), isolate.limits(batch.memory_limit))
         except isolate.Died as died:
             if died.at not in keys or died.at in fatal:
                 raise Failure(f"the process that reads images does not work: {died.error.detail}") from died
             fatal[died.at] = (died.error.reason, died.error.detail)
         else:
             return accounts
+
+
+@contextmanager
+def _near(batch: Batch, names: Iterable[str]) -> Iterator[Batch]:
+    """The batch with these raw files on this machine; what it leaves in its folder is put to where it belongs."""
+    if not is_remote(batch.root) and not is_remote(batch.folder):
+        yield batch
+        return
+    with tempfile.TemporaryDirectory(prefix="medglip-") as place, ThreadPoolExecutor(AT_ONCE) as pool:
+        near = replace(batch, origin=str(batch.root.resolve()))
+        if isinstance(batch.root, S3Path):
+            near = replace(near, root=Path(place, "raw"))
+            list(pool.map(_brought, repeat(batch.root), repeat(near.root), dict.fromkeys(names)))
+        if isinstance(batch.folder, S3Path):
+            near = replace(near, folder=Path(place, "out"))
+        yield near
+        if isinstance(batch.folder, S3Path):
+            for path in files_of(near.folder / near.name):
+                (batch.folder / path.name).upload(path)
+
+
+def _brought(root: S3Path, near: Path, name: str) -> None:
+    with suppress(FileNotFoundError):  # the readers say what is missing
+        (root / name).download(near / name)
 
 
 def _in_child(job: tuple[Batch, dict[str, tuple[str, str]]]) -> list[dict[str, Any]]:
@@ -126,17 +168,18 @@ def _in_child(job: tuple[Batch, dict[str, tuple[str, str]]]) -> list[dict[str, A
 def row(unit: Unit, batch: Batch, images: list[dict[str, Any]], rejected: list[dict[str, Any]]) -> dict[str, Any]:
     """The case of a batch in the columns of `etl.results.CASES`: the facts of its images, its quarantine rows."""
     return {"key": unit.key, "case": unit.case.case, "encode_from": batch.encode_from,
-            "root": str(batch.root.resolve()), "files": [*unit.case.files, *(m.path for m in unit.case.masks)],
-            "images": images, "rejected": rejected}
+            "root": batch.origin or str(batch.root.resolve()),
+            "files": [*unit.case.files, *(m.path for m in unit.case.masks)], "images": images, "rejected": rejected}
 
 
 def lost(batch: Batch) -> list[dict[str, Any]]:
     """Commit the cases of a batch that killed its workers."""
-    writer = BatchWriter(batch.folder, batch.name)
-    for unit in batch.units:
-        error = ItemError("worker_lost", f"{unit.case.image}: the worker process died on this case each time")
-        writer.case(row(unit, batch, [], [reject(unit.case.case, error)]), [])
-    writer.commit()
+    with _near(batch, ()) as near:
+        writer = BatchWriter(near.folder, near.name)
+        for unit in near.units:
+            error = ItemError("worker_lost", f"{unit.case.image}: the worker process died on this case each time")
+            writer.case(row(unit, near, [], [reject(unit.case.case, error)]), [])
+        writer.commit()
     return [{"images": 0, "quarantined": 1} for _ in batch.units]
 
 

@@ -8,12 +8,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from etl import store
 from etl.frames import MEASURED, REJECTED
 from etl.labelmap import Mapping
-from etl.results import REGIONS, Result, open_part
+from etl.results import REGIONS, Committed, by_batch, open_part, read
 from stages import bbox, harmonize, validate
 from stages import filter as filter_stage
 from stages.plan import Options, Work
@@ -25,7 +24,7 @@ Process = Callable[[pa.Table], tuple[pa.Table, pa.Table]]
 
 
 def run(
-    work: Work, results: list[Result], mapping: dict[str, Mapping], options: Options, *, last: str = "bbox"
+    work: Work, results: list[Committed], mapping: dict[str, Mapping], options: Options, *, last: str = "bbox"
 ) -> dict[str, dict[str, int]]:
     """The books (regions in, out, quarantined) of the table stages up to `last`."""
     steps: list[tuple[str, Any, Process]] = [
@@ -36,25 +35,30 @@ def run(
         ("bbox", None, lambda t: (bbox.process(t), REJECTED.empty_table())),
     ]
     key = store.digest([sorted([r.key, r.batch.name] for r in results), VERSION])
-    read: Callable[[], pa.Table] = partial(_sliced, results)
+    before: Callable[[], pa.Table] = partial(_sliced, results)
     books: dict[str, dict[str, int]] = {}
     for name, settings, process in steps:
         key = store.digest([key, name, settings])
         folder = options.stage(name, work.slug)
         report = store.read_json(folder / "report.json")
         if report is None or report["key"] != key:
-            report = {"key": key, **_step(folder, read(), process)}
+            report = {"key": key, **_step(folder, before(), process)}
             store.write_json(folder / "report.json", report)
         books[name] = {k: report[k] for k in ("in", "out", "quarantined")}
-        read = partial(regions_of, name, work, options)
+        before = partial(regions_of, name, work, options)
         if name == last:
             break
     return books
 
 
+def key_of(stage: str, work: Work, options: Options) -> str:
+    """The digest of what the tables of a stage were made from."""
+    return str(store.read_json(options.stage(stage, work.slug) / "report.json")["key"])
+
+
 def regions_of(stage: str, work: Work, options: Options) -> pa.Table:
     """The regions that a stage let through, each column in one piece."""
-    return pq.read_table(options.stage(stage, work.slug) / "regions.parquet").unify_dictionaries().combine_chunks()
+    return store.read_table(options.stage(stage, work.slug) / "regions.parquet").unify_dictionaries().combine_chunks()
 
 
 def _step(folder: Any, before: pa.Table, process: Process) -> dict[str, int]:
@@ -65,26 +69,22 @@ def _step(folder: Any, before: pa.Table, process: Process) -> dict[str, int]:
     return {"in": len(before), "out": len(kept), "quarantined": len(rejected)}
 
 
-def _sliced(results: list[Result]) -> pa.Table:
+def _sliced(results: list[Committed]) -> pa.Table:
     """The regions of these results, in the columns of MEASURED."""
     tables = [MEASURED.empty_table()]
-    for number, (batch, members) in enumerate(by_batch(results).items()):
-        table = open_part(batch, "regions").read(SMALL, use_threads=False)
+    groups = by_batch(results)
+    for number, (members, table) in enumerate(zip(groups.values(), store.each(_measured, groups), strict=True)):
         places = np.full(len(table), number, np.int32), np.arange(len(table), dtype=np.int32)
         table = pa.table([*table.columns, *map(pa.array, places)], schema=MEASURED)
-        tables.append(_of_cases(table, {image["case"] for result in members for image in result.images}))
+        tables.append(table if len(members) == members[0].rows else _of_cases(table, members))
     return pa.concat_tables(tables).unify_dictionaries().combine_chunks()
 
 
-def _of_cases(table: pa.Table, names: set[str]) -> pa.Table:
-    """The rows of these cases; mostly that is the whole batch."""
-    strange = [n for chunk in table["case"].chunks for n in chunk.dictionary.to_pylist() if n not in names]
-    return table.filter(pc.invert(pc.is_in(table["case"].cast(pa.string()), pa.array(strange)))) if strange else table
+def _measured(batch: Path) -> pa.Table:
+    return open_part(batch, "regions").read(SMALL, use_threads=False)
 
 
-def by_batch(results: list[Result]) -> dict[Path, list[Result]]:
-    """The results by the batch that holds them, in order."""
-    groups: dict[Path, list[Result]] = {}
-    for result in results:
-        groups.setdefault(result.batch, []).append(result)
-    return groups
+def _of_cases(table: pa.Table, members: list[Committed]) -> pa.Table:
+    """The rows of these cases of a batch."""
+    names = pa.array({image["case"] for result in read(members) for image in result.images}, pa.string())
+    return table.filter(pc.is_in(table["case"].cast(pa.string()), names))

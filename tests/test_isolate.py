@@ -88,12 +88,12 @@ SABOTAGE = """
 import os
 from etl import nifti
 read = nifti.read
-def broken(path, limit):
+def broken(path, limit, **how):
     if "crash" in path.name:
         os.kill(os.getpid(), 11)
     if "bomb" in path.name:
         bytearray(2**50)
-    return read(path, limit)
+    return read(path, limit, **how)
 nifti.read = broken
 """
 

@@ -69,3 +69,76 @@ def test_look_ups(volume: np.ndarray, data: st.DataObject) -> None:
     np.testing.assert_array_equal(one, other)
     plane = volume[:, ::-1, start]
     np.testing.assert_array_equal(fast.looked_up(plane, table, -50), plain.looked_up(plane, table, -50))
+
+
+@settings(max_examples=60)
+@given(hnp.arrays(st.sampled_from([np.uint8, np.uint16]), hnp.array_shapes(min_dims=2, max_dims=2, max_side=90)),
+       st.sampled_from([1, 4, 32]))
+def test_block_sums(plane: np.ndarray, grid: int) -> None:
+    one, other = (k.block_sums(plane, grid) for k in (fast, plain))
+    np.testing.assert_array_equal(one, other)
+    assert one.sum() == int(plane.sum(dtype=np.int64)) * grid * grid
+    np.testing.assert_array_equal(fast.block_sums(plane[:, ::-1], grid), one[:, ::-1])
+
+
+@settings(max_examples=60)
+@given(hnp.arrays(np.uint8, hnp.array_shapes(min_dims=2, max_dims=2, max_side=20)))
+def test_digest(image: np.ndarray) -> None:
+    assert fast.digest(image) == plain.digest(image)
+    changed = image.copy()
+    changed.flat[-1] ^= 1
+    assert fast.digest(changed)[0] != fast.digest(image)[0]
+    assert fast.digest(changed)[1] != fast.digest(image)[1]
+
+
+def test_digests_of_moved_words_differ() -> None:
+    rows = np.random.default_rng(0).integers(0, 2, (40, 64), np.uint8)
+    found = {fast.digest(np.roll(rows, n, axis=0)) for n in range(40)}
+    assert len(found) == 40
+
+
+@settings(max_examples=100)
+@given(st.data(), st.sampled_from([np.uint8, np.int16, np.float32]), SHAPES)
+def test_repeats(data: st.DataObject, kind: type, shape: tuple[int, ...]) -> None:
+    volume = data.draw(hnp.arrays(kind, shape, elements=st.integers(0, 1)))
+    for axis in range(3):
+        places = data.draw(st.lists(st.integers(0, shape[axis] - 1), min_size=1, max_size=12))
+        volume = np.ascontiguousarray(np.take(volume, places, axis))
+        shape = volume.shape
+    assert fast.repeats(volume) == plain.repeats(volume)
+
+
+def test_not_a_number_is_not_repeated() -> None:
+    volume = np.zeros((3, 4, 5), np.float32)
+    volume[:, 2, 2] = np.nan
+    assert fast.repeats(volume) == plain.repeats(volume) == (0, 0, 0)
+
+
+@settings(max_examples=40)
+@given(st.integers(2, 3), st.integers(0, 2**32 - 1), st.sampled_from([3, 10**6]), st.sampled_from([2**62, 2**64 - 1]))
+def test_fingerprints(dimensions: int, seed: int, values: int, bound: int) -> None:
+    rng = np.random.default_rng(seed)
+    codes = rng.integers(0, values, rng.integers(5, 24, dimensions)).astype(np.float32).view(np.uint32)
+    found = [np.sort(k.fingerprints(codes, bound)) for k in (fast, plain)]
+    np.testing.assert_array_equal(*found)
+
+
+@settings(max_examples=60)
+@given(hnp.arrays(np.uint8, hnp.array_shapes(min_dims=2, max_dims=2, max_side=12), elements=st.integers(0, 3)),
+       st.lists(st.booleans(), min_size=4, max_size=4), st.integers(0, 9))  # fmt: skip
+def test_measured(plane: np.ndarray, split: list[bool], least: int) -> None:
+    boxes = plain.extents(plane[None], 4)[0][0]
+    numbers = np.flatnonzero(boxes[:, 0])
+    area, low, high, left, right = boxes[numbers].T
+    there = np.stack([area, left, low, right - left + 1, high - low + 1], axis=1).astype(np.int32)
+    one, other = (k.measured(plane, numbers, there, np.array(split)[numbers], least) for k in (fast, plain))
+    np.testing.assert_array_equal(one[0], other[0])
+    assert one[1] == other[1]
+
+
+@settings(max_examples=60)
+@given(hnp.arrays(np.int16, hnp.array_shapes(min_dims=2, max_dims=2, max_side=20)), st.integers(-2000, 2000),
+       st.integers(1, 8000), st.tuples(st.booleans(), st.booleans()))  # fmt: skip
+def test_straight(plane: np.ndarray, lower: int, width: int, turned: tuple[bool, bool]) -> None:
+    one, other = (k.straight(plane, np.float32(lower), np.float32(255 / width), turned) for k in (fast, plain))
+    np.testing.assert_array_equal(one, other)

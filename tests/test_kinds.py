@@ -88,7 +88,7 @@ def test_label_map_of_a_volume_keeps_its_grid(tmp_path: Path) -> None:
     path, affine = tmp_path / "a.nii.gz", np.diag([-1.0, 2, 3, 1])
     nib.save(nib.Nifti1Image(np.ones((2, 3, 4), np.float32), affine), path)
     (layer,) = read_layers([(rule("label_map"), path, None)], {"1": "liver"})
-    assert layer.array.dtype.kind == "i"
+    assert layer.array.dtype.kind == "u"
     assert layer.array.shape == (2, 3, 4)
     assert np.array_equal(layer.affine, affine)
 

@@ -238,7 +238,7 @@ def test_only_one_file_imports_the_client_and_no_stage_reaches_it() -> None:
         for line in path.read_text().splitlines()
         if line.strip().startswith(("import openai", "from openai", "import wordllama", "from wordllama"))
     }
-    assert importers == {"etl/llm.py", "etl/label_embed.py"}
+    assert importers == {"etl/endpoint.py", "etl/label_embed.py"}
     code = "import sys, pkgutil, importlib, stages, etl.cli\n"
     code += "[importlib.import_module(f'stages.{m.name}') for m in pkgutil.iter_modules(stages.__path__)]\n"
     code += "assert not {'openai', 'wordllama', 'etl.llm'} & set(sys.modules)"

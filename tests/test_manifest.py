@@ -81,6 +81,22 @@ def test_later_folder_hides(tmp_path: Path) -> None:
     assert load_manifests(tmp_path / "a", tmp_path / "b")["toy"].title == "b"
 
 
+def test_a_later_manifest_hides_those_that_would_read_its_folder(tmp_path: Path) -> None:
+    below = {"by_folder": "folder: Data\n", "by_slug": "", "by_group": "group: sets\n", "other": "folder: Else\n"}
+    above = {"mine": "folder: Data\n", "my_part": "folder: by_slug\n", "my_set": "folder: sets\n"}
+    for folder, sources in (("a", below), ("b", above)):
+        (tmp_path / folder).mkdir()
+        for slug, text in sources.items():
+            (tmp_path / folder / f"{slug}.yaml").write_text(GOOD.replace("slug: toy", f"slug: {slug}") + text)
+    assert list(load_manifests(tmp_path / "a", tmp_path / "b")) == ["mine", "my_part", "my_set", "other"]
+    assert set(load_manifests(tmp_path / "a")) == set(below)
+    for path in (tmp_path / "b").iterdir():
+        path.unlink()
+    (tmp_path / "a/sibling.yaml").write_text(GOOD.replace("slug: toy", "slug: sibling") + "folder: Data\n")
+    (tmp_path / "b/by_folder.yaml").write_text(GOOD.replace("slug: toy", "slug: by_folder") + "folder: Data\n")
+    assert "sibling" in load_manifests(tmp_path / "a", tmp_path / "b")  # the rest of a group stays
+
+
 def test_root(tmp_path: Path) -> None:
     manifest = load(tmp_path, GOOD + "folder: Toy2022\ngroup: toys\n")
     assert manifest.root(tmp_path) is None
@@ -95,6 +111,12 @@ def test_window(tmp_path: Path) -> None:
     assert view.window != "none"
     assert view.window.width == 400
     assert load(tmp_path, GOOD + "view: {window: none}\n").view.window == "none"
+    for text in ("percentile: [1, 90]", "window: {percentile: [1, 90]}"):
+        view = load(tmp_path, GOOD + f"view: {{{text}}}\n").view
+        assert (view.window, view.percentile) == (None, (1, 90))
+    for text in ("window: {percentile: [1, 90], center: 4}", "percentile: [1, 90], window: {percentile: [1, 90]}"):
+        with pytest.raises(UsageError, match=r"view\.window"):
+            load(tmp_path, GOOD + f"view: {{{text}}}\n")
 
 
 def test_alias_is_refused(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from etl.inventory import Case, MaskFile
 from etl.manifest import Manifest, Rule
-from etl.results import committed, open_part
+from etl.results import committed, open_part, read
 from stages import slice as slicing
 
 SHAPE = (36, 41, 33)
@@ -75,7 +75,7 @@ def sliced(image_way: Way, mask_way: Way, image_format: str, mask_format: str) -
         case = Case("letters", "a", "a", None, f"a{image_format}", (MaskFile(0, f"a_m{mask_format}"),))
         units = slicing.units([case], manifest, root, slicing.SliceParams())
         slicing.run(slicing.Batch(tuple(units), manifest, root, root / "out", slicing.SliceParams(), 0.0))
-        result = committed(root / "out", 0.0)[units[0].key]
+        (result,) = read([committed(root / "out", 0.0)[units[0].key]])
         assert result.rejected == []
         assert np.allclose(result.images[0]["affine"], AFFINE, atol=1e-4)
         parts = (open_part(result.batch, kind).read() for kind in ("regions", "images"))

@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 from test_demo_build import build, medglip
 
-from etl.checks import CHECKS
+from etl.checks import CHECKS, of_regions
+from etl.labelmap import load_ontology
 
 WARNINGS = {name for name, check in CHECKS.items() if check.level == "warning"}
 SOURCES = ("demo_skin", "demo_ct_abdomen", "demo_ct_chest")
@@ -79,6 +80,15 @@ PLANTED: dict[str, tuple[Callable[[Path], None], str]] = {
     "broken_structure": (cut_out, "demo_ct_abdomen/s01-1"),
     "implausible_ct": (shift_values, "demo_ct_abdomen/s01-2"),
 }
+
+
+def test_vertebrae_between_discs_are_not_broken() -> None:
+    ontology = load_ontology(Path(__file__).parents[1] / "label_maps")
+    rows = [("a", "axial", k, "vertebra", 500, 10, 40, 100) for k in (1, 2, 4, 5)]
+    regions = pd.DataFrame(rows, columns=["case", "axis", "slice_index", "label", "area", "x", "w", "width"])
+    once, several = (list(of_regions(regions.assign(several=s), ontology, "mri", 1)) for s in (False, True))
+    assert once == [("a", ("broken_structure", "vertebra: nothing on axial 3 to 3"))]
+    assert several == []
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from dicom_writer import header, series, write
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from etl import privacy
+from etl import burned_in, privacy
 from etl.errors import UsageError
 
 PROGRAM = str(Path(sys.executable).with_name("medglip-etl"))
@@ -214,19 +214,43 @@ HEADERS = [
     ({"BurnedInAnnotation": "NO", "ImageType": ["DERIVED", "SECONDARY", "SCREEN SAVE"]}, None),
     ({"ImageType": ["DERIVED", "SECONDARY", "SCREEN SAVE"]}, "saved screen"),
     ({"ImageType": "SCREEN_SHOT"}, "saved screen"),
-    ({"SOPClassUID": privacy.SECONDARY_CAPTURE, "ConversionType": "DV"}, "digitised video"),
-    ({"SOPClassUID": privacy.SECONDARY_CAPTURE + ".2", "ConversionType": "SD"}, "scanned document"),
-    ({"SOPClassUID": privacy.SECONDARY_CAPTURE, "ConversionType": "WSD", "Modality": "CT"}, "without a place"),
-    ({"SOPClassUID": privacy.SECONDARY_CAPTURE, "Modality": "CT", "ImagePositionPatient": [0, 0, 0]}, None),
-    ({"SOPClassUID": privacy.SECONDARY_CAPTURE, "ConversionType": "WSD", "Modality": "CR"}, None),
+    ({"SOPClassUID": burned_in.SECONDARY_CAPTURE, "ConversionType": "DV"}, "digitised video"),
+    ({"SOPClassUID": burned_in.SECONDARY_CAPTURE + ".2", "ConversionType": "SD"}, "scanned document"),
+    ({"SOPClassUID": burned_in.SECONDARY_CAPTURE, "ConversionType": "WSD", "Modality": "CT"}, "without a place"),
+    ({"SOPClassUID": burned_in.SECONDARY_CAPTURE, "Modality": "CT", "ImagePositionPatient": [0, 0, 0]}, None),
+    ({"SOPClassUID": burned_in.SECONDARY_CAPTURE, "ConversionType": "WSD", "Modality": "CR"}, None),
     ({"Modality": "US"}, None), ({}, None),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("tags", "why"), HEADERS)
 def test_headers_that_mark_pixels(tags: dict[str, Any], why: str | None) -> None:
-    found = privacy.identifying(tags)
+    found = burned_in.identifying(tags)
     assert (found is None) if why is None else (found is not None and why in found)
+
+
+def device_image(place: tuple[int, int, int, int], rows: int, columns: int, *, written: bool) -> np.ndarray:
+    """A scan in the lower half, below all places where devices write, and letters in one such place if wanted."""
+    left, top, width, height = place
+    seen = np.zeros((1, rows, columns), np.uint8)
+    seen[0, rows // 2 :] = 90
+    seen[0, rows // 2 :: 7, ::5] = 255
+    if written:
+        seen[0, top + 2 : top + height : 3, left + 2 : left + min(width, columns) - 2 : 3] = 240
+    return seen
+
+
+@pytest.mark.parametrize("device", burned_in.devices(), ids=lambda d: f"{d.manufacturer} {d.model} {d.rows}")
+def test_where_a_known_device_writes_names(device: burned_in.Device) -> None:
+    rows, columns = device.rows or 480, device.columns or 800
+    tags = {"Modality": device.modality, "Manufacturer": f"{device.manufacturer} Ltd.",
+            "ManufacturerModelName": device.model.lower()}  # fmt: skip
+    named, clean = (device_image(device.place, rows, columns, written=w) for w in (True, False))
+    assert "devices of this make" in (burned_in.text_outside(tags, named) or "")
+    assert burned_in.text_outside(tags | {"BurnedInAnnotation": "NO"}, named) is None
+    assert burned_in.text_outside(tags, clean) is None
+    assert burned_in.text_outside(tags | {"Manufacturer": "unknown"}, named) is None
+    assert burned_in.text_outside(tags | {"Modality": "CR"}, named) is None
 
 
 def test_ultrasound_with_a_name_above_the_scan(tmp_path: Path) -> None:

@@ -11,13 +11,16 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from click.testing import Result
 from PIL import Image
 from typer.testing import CliRunner
 
 from etl.cli import app
 from etl.docs import pages
+from etl.labelmap import load_ontology
 from etl.manifest import Manifest, load_manifest, load_manifests
+from etl.proposal import propose
 from etl.sidedness import side, twin
 from etl.sourcelist import summary
 
@@ -166,6 +169,39 @@ def test_a_folder_never_seen_becomes_a_manifest_that_works(clinic: Path) -> None
     where = ("--raw", clinic / "raw", "--manifests", clinic / "new")
     report = json.loads(run("sources", "check", "fresh", *where, "--json").stdout)
     assert (report["ok"], report["pairs"]) == (True, 3)
+
+
+def volumes(folder: Path, **values: int) -> None:
+    """A volume by name below a folder: `ct` and the like of many grey values, others with that many labels."""
+    for name, count in values.items():
+        array = np.arange(6**3).reshape(6, 6, 6) % (count + 1)
+        target = folder / f"{name}.nii.gz"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        nib.save(nib.Nifti1Image(array.astype(np.int16), np.eye(4)), target)
+
+
+def rules(text: str) -> list[tuple[str, str, str]]:
+    files = yaml.safe_load(text)["files"]
+    return [(rule["image"], rule["mask"], rule["kind"]) for rule in files]
+
+
+def test_a_file_for_each_organ_becomes_one_rule(tmp_path: Path) -> None:
+    for case in ("s0011", "s0012"):
+        volumes(tmp_path / case, ct=200)
+        volumes(tmp_path / case / "segmentations", liver=1, adrenal_gland_left=1, aorta=1)
+    text = propose("x", tmp_path, load_ontology(ROOT / "label_maps")).manifest
+    assert rules(text) == [("{case}/ct.nii.gz", "{case}/segmentations/{label}.nii.gz", "file_per_label")]
+    assert set(yaml.safe_load(text)["labels"]) == {"liver", "adrenal_gland_left", "aorta"}
+
+
+def test_masks_without_a_word_for_it_are_known_by_their_values(tmp_path: Path) -> None:
+    for case in ("pat1", "pat2", "pat3"):
+        volumes(tmp_path / case, Flair=190, T1c=180, OTMultiClass=4)
+        (tmp_path / case / "License.txt").write_text("The data are free.\nTry 5 of them 1 2 3\n")
+    text = propose("x", tmp_path, load_ontology(ROOT / "label_maps")).manifest
+    assert rules(text) == [(f"{{case}}/{name}.nii.gz", "{case}/OTMultiClass.nii.gz", "label_map") for name in
+                           ("Flair", "T1c")]  # fmt: skip
+    assert [rule["case"] for rule in yaml.safe_load(text)["files"]] == ["{case}-Flair", "{case}-T1c"]
 
 
 def test_a_folder_without_pairs_is_refused(tmp_path: Path) -> None:

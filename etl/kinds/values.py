@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from etl import formats
+from etl import formats, slabs
 from etl.errors import ItemError, UsageError
 from etl.kinds.layers import Grid, Layer, Mask, unite
 from etl.pictures import is_jpeg
@@ -31,7 +31,8 @@ def label_map(rule: "Rule", masks: Sequence[Mask], labels: dict[str, str], grid:
         if segments is not None:
             layers += segments
             continue
-        raster = Raster(formats.read_indexed(mask.path)) if found == "picture" else formats.read(mask.path)
+        picture = found == "picture"
+        raster = Raster(formats.read_indexed(mask.path)) if picture else formats.read(mask.path, integral=INTEGRAL)
         layers += name_values(meant(rule, integral(raster.array, mask.path.name)), labels, raster.affine)
     return layers
 
@@ -66,23 +67,29 @@ def integral(array: Array, name: str = "mask") -> Array:
         return array.astype(np.uint8)
     if array.dtype.kind in "iu":
         return array
-    if not np.isfinite(array).all():
+    return slabs.like(array, slabs.gathered((_rounded(piece, name) for piece in slabs.parts(array)), array.size))
+
+
+def _rounded(values: Array, name: str) -> Array:
+    found = slabs.integers(values, INTEGRAL)
+    if found is not None:
+        return found
+    if not np.isfinite(values).all():
         raise ItemError("unreadable", f"{name}: label values that are not finite")
-    rounded = np.rint(array)
-    distance = np.abs(array - rounded)
-    if distance.size and distance.max() > INTEGRAL:
-        worst = float(array.flat[int(distance.argmax())])
-        raise ItemError("unreadable", f"{name}: label value {worst:g} is not an integer")
-    return rounded.astype(_signed(int(np.abs(rounded).max(initial=0))))
+    worst = float(values[int(np.abs(values - np.rint(values)).argmax())])
+    raise ItemError("unreadable", f"{name}: label value {worst:g} is not an integer")
 
 
 def meant(rule: "Rule", array: Array) -> Array:
     """The label values of a rule's mask with those as background that its `ignore` names."""
-    return np.where(np.isin(array, rule.ignore), array.dtype.type(0), array) if rule.ignore else array
+    return np.where(slabs.among(array, rule.ignore), array.dtype.type(0), array) if rule.ignore else array
 
 
 def _signed(largest: int) -> type[np.signedinteger]:
-    return next(kind for kind in (np.int16, np.int32, np.int64) if largest <= np.iinfo(kind).max)
+    fitting = next((kind for kind in (np.int16, np.int32, np.int64) if largest <= np.iinfo(kind).max), None)
+    if fitting is None:
+        raise ItemError("unreadable", f"label value {largest:.3g} is too large for one")
+    return fitting
 
 
 def name_values(array: Array, labels: dict[str, str], affine: NDArray[np.float64] | None = None) -> list[Layer]:
@@ -98,7 +105,7 @@ def name_values(array: Array, labels: dict[str, str], affine: NDArray[np.float64
         wide = array.astype(np.promote_types(array.dtype, np.min_scalar_type(first)))
         array = np.where(array == value, wide.dtype.type(first), wide)
     if together:
-        other = (array > min(bound for bound, _ in together)) & ~np.isin(array, list(names))
+        other = (array > min(bound for bound, _ in together)) & ~slabs.among(array, names)
         array = np.where(other, array.dtype.type(0), array)
     if 0 in names:
         array, names = _move_zero(array, names)
@@ -173,7 +180,7 @@ def bitfield(rule: "Rule", masks: Sequence[Mask], labels: dict[str, str], grid: 
 
 
 def _bits(path: Path) -> Raster:
-    raster = Raster(formats.read_indexed(path)) if formats.is_picture(path) else formats.read(path)
+    raster = Raster(formats.read_indexed(path)) if formats.is_picture(path) else formats.read(path, integral=INTEGRAL)
     array = integral(raster.array, path.name)
     return Raster(array.view(f"u{array.dtype.itemsize}"), raster.affine)
 

@@ -43,6 +43,20 @@ def convert(raw, out, name, annotations):
                 annotations.append({"file": file, "regions": found})
 
 
+def picture(raw, out, name, annotations):
+    pixels = np.asarray(Image.open(raw / "images" / name))
+    mask = np.asarray(Image.open(raw / "labels" / name)) > 0
+    found = []
+    for region in regionprops(label(mask)):
+        if region.area >= 0.015 * mask.size:
+            y1, x1, y2, x2 = region.bbox
+            found.append({"label": 1, "bbox": [x1, y1, x2 - x1, y2 - y1], "area": int(region.area)})
+    if found:
+        Image.fromarray(pixels).save(out / name)
+        Image.fromarray(mask.astype(np.uint8)).save(out / f"mask-{name}")
+        annotations.append({"file": name, "regions": found})
+
+
 if __name__ == "__main__":
     raw, out, cases = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
     out.mkdir(parents=True, exist_ok=True)

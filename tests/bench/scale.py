@@ -3,7 +3,8 @@
     python tests/bench/scale.py make DIR [--images N] [--sources N]     commits slice results of made-up sources
     python tests/bench/scale.py run DIR [--min-area F] [--change S]     table stages and export, with their cost
 
-The regions are real run lengths of ellipses; the pixels are the smallest PNG. `--change S` maps the first raw label
+The regions are real run lengths of ellipses; the pixels are the smallest PNG, their fingerprints those of different
+pictures, alike only within a case. `--change S` maps the first raw label
 of source number S to another label, as a reviewed line of its label map would.
 """
 
@@ -129,24 +130,53 @@ def found_in(slices: list[tuple[str, str, int]], labels: int, pools: Any, rng: n
     return pa.table([pa.array(columns[f.name]).cast(f.type) for f in REGIONS], schema=REGIONS)
 
 
-def facts(case: str, volume: bool, slices: int) -> dict[str, Any]:
+def fingerprints(slices: list[tuple[str, str, int]], rng: np.random.Generator) -> list[pa.Array]:
+    """The columns pixels, coarse and fine: images of one case differ in few bits, those of others in many."""
+    names, case = np.unique([name for name, _, _ in slices], return_inverse=True)
+    kinds = []
+    for bits in (5, 8):
+        flips = np.bitwise_or.reduce(np.uint64(1) << rng.integers(0, 64, (bits, len(slices)), dtype=np.uint64), axis=0)
+        kinds.append(pa.array(rng.integers(0, 2**63, len(names), dtype=np.uint64)[case] ^ flips))
+    return [pa.array([rng.bytes(16) for _ in slices]), *kinds]
+
+
+def seen(modality: str, volume: bool, rng: np.random.Generator) -> dict[str, Any]:
+    """What `etl.evidence` notes of an ordinary image."""
+    values = {"distinct": 256, "low": 0.0, "high": 255.0, "bits": 8, "flat": 0.2, "extremes": 0.3, "finite": 1.0}
+    if volume:
+        values |= {"distinct": 1024, "low": -1024.0, "high": 1500.0, "bits": 16}
+    if modality == "ct":
+        values |= {"air": 0.4, "tissue": 0.4}
+    edges = [{"axis": axis, "planes": 3, "z": [1.2, *[0.1] * 7], "moved": [0.0, 0.0], "z_moved": 1.2, "length": 200,
+              "outside": 0.01, "specks": 0} for axis in (("axial", "coronal") if volume else ("native",))]
+    sketch = np.sort(rng.integers(0, 2**63, 24, dtype=np.uint64)).tobytes()
+    return {"values": values, "repeats": {}, "edges": edges, "sketch": base64.b64encode(sketch).decode()}
+
+
+def facts(case: str, volume: bool, slices: int, evidence: dict[str, Any]) -> dict[str, Any]:
     """What `slice` notes of a case."""
     affine = [[0.8, 0.0, 0.0, -100.0], [0.0, 0.8, 0.0, -90.0], [0.0, 0.0, 1.5, -400.0], [0.0, 0.0, 0.0, 1.0]]
-    return {"case": case, "slices": slices, "background": 0, "spacing": [0.8, 0.8, 1.5] if volume else None,
-            "tilt": 0.0, "native": not volume, "affine": affine if volume else None,
+    return {"case": case, "slices": slices, "background": 0, "seen": evidence, "unsure": [], "resampled": False,
+            "spacing": [0.8, 0.8, 1.5] if volume else None, "tilt": 0.0, "native": not volume,
+            "affine": affine if volume else None,
             "shape": [SIDE, SIDE, SIDE] if volume else [SIDE, SIDE]}
 
 
-def write_batch(stem: Path, names: list[str], slices: list[tuple[str, str, int]], found: pa.Table) -> None:
+def write_batch(
+    stem: Path, names: list[str], slices: list[tuple[str, str, int]], found: pa.Table, modality: str,
+    rng: np.random.Generator,
+) -> None:
     """The three files of a batch, as `slice` commits them."""
     pq.write_table(found, f"{stem}.regions.parquet", compression="zstd")
     case, axis, index = zip(*slices, strict=True)
-    images = pa.table([case, axis, pa.array(index, pa.int32()), [PNG] * len(slices)], schema=IMAGES)
+    columns = [case, axis, pa.array(index, pa.int32()), [PNG] * len(slices), *fingerprints(slices, rng)]
+    images = pa.table(columns, schema=IMAGES)
     pq.write_table(images, f"{stem}.images.parquet", compression="zstd")
     volume = slices[0][1] != "native"
     rows = [{"key": key_of(stem.parent.name, name), "case": name, "encode_from": ENCODE_FROM, "root": "/raw",
              "files": [f"{name}.png"], "rejected": "[]",
-             "images": orjson.dumps([facts(name, volume, len(slices) if volume else 1)]).decode()} for name in names]
+             "images": orjson.dumps([facts(name, volume, len(slices) if volume else 1, seen(modality, volume, rng))]
+                                    ).decode()} for name in names]
     pq.write_table(pa.Table.from_pylist(rows, CASES), f"{stem}.cases.parquet", compression="zstd")
 
 
@@ -175,7 +205,8 @@ def make(folder: Path, images: int, sources: int) -> None:
         target = folder / "out" / "stages" / "slice" / slug
         target.mkdir(parents=True)
         for n, (cases, slices) in enumerate(batches(number, share)):
-            write_batch(target / f"{n:06d}", cases, slices, found_in(slices, labels, pools, rng))
+            found = found_in(slices, labels, pools, rng)
+            write_batch(target / f"{n:06d}", cases, slices, found, MODALITIES[number % len(MODALITIES)], rng)
     store.write_json(folder / "size.json", {"images": images, "sources": sources})
 
 
@@ -212,7 +243,7 @@ def run(folder: Path, min_area: float, change: int | None) -> None:
         all_works = works(folder)
     with measured("tables"):
         for work in all_works:
-            tables.run(work, work.results(options), load_label_map(work.slug, *options.label_maps), options)
+            tables.run(work, work.committed(options), load_label_map(work.slug, *options.label_maps), options)
     with measured("export"):
         stats = pipeline.run_export(all_works, {w.slug: w.manifest for w in all_works}, options)
     print(f"{stats['images']} images, {stats['regions']} regions")
