@@ -70,9 +70,9 @@ def vqa(
     published = figures.published(dataset, more)
     items, folder = read_vqa_dataset(dataset, data, images)
     tested = [q for q in items if q.split == split][:limit]
-    if by == "alignment":
-        tested = [q for q in tested if q.kind == "closed"]
-    used = [*tested, *(q for q in items if by == "baseline" and q.split == "train")]
+    tested = [q for q in tested if by != "alignment" or q.kind == "closed"]
+    train = [q for q in items if by == "baseline" and q.split == "train"]
+    used = [*tested, *train]
     if not tested:
         raise Failure(f"{data}: no question of the split {split} to answer")
     sizes, arms = _arms(used, folder, (found, bundle), threshold, seed)
@@ -82,16 +82,15 @@ def vqa(
         texts = run.by_alignment(tested, arms)
     elif by == "baseline":
         views = run.views(used, folder, sizes, _features(expert_features, bundle))
-        texts = run.by_baseline(used, arms, views, _training(epochs, width, threads, seed), tell=_tell)
+        texts = run.by_baseline(train, tested, arms, views, _training(epochs, width, threads, seed), tell=_tell)
         settings |= {"epochs": epochs, "width": width, "expert_features": expert_features}
     else:
         shown = run.Shown(folder, sizes, form, TextForm(budget=budget))
         asker = _asker(by, out, timeout)
         texts, refused = run.by_endpoint(tested, arms, asker, shown, workers=workers, tell=_tell)
         settings |= {"form": form, "budget": budget}
-    outcome = experiment.vqa(
-        tested, arms, texts, refused=refused, settings=settings, bootstrap=Resampling(bootstrap, seed)
-    )
+    resample = Resampling(bootstrap, seed)
+    outcome = experiment.vqa(tested, arms, texts, refused=refused, settings=settings, bootstrap=resample)
     figures.write(out, outcome, dataset, published)
     _finish(outcome, published, out, as_json)
 
@@ -137,13 +136,14 @@ def report(
     published = figures.published(dataset, more)
     items, folder = read_report_dataset(dataset, data, images)
     tested = [s for s in items if s.split == "test"][:limit]
-    used = [*tested, *(s for s in items if s.split == "train")]
+    train = [s for s in items if s.split == "train"]
+    used = [*tested, *train]
     if not tested:
         raise Failure(f"{data}: no study of the split test")
     sizes, arms = _arms(used, folder, (found, bundle), threshold, seed)
     views = run.views(used, folder, sizes, _features(expert_features, bundle))
     how = replace(_training(epochs, width, threads, seed), batch=32, least=least, length=length)
-    texts = run.by_r2gen(used, arms, views, CLEANING[clean], how, tell=_tell)
+    texts = run.by_r2gen(train, tested, arms, views, CLEANING[clean], how, tell=_tell)
     clinical = _clinical(tested, texts, chexbert, radgraph)
     settings = {"threshold": threshold, "seed": seed, "epochs": epochs, "width": width}
     settings["expert_features"] = expert_features

@@ -85,26 +85,27 @@ def views(items: Sequence[Item], images: Path, sizes: dict[str, Size], bundle: P
 
 
 def by_baseline(
-    items: Sequence[Question], arms: Sequence[Arm], views: Views, how: Training, *, tell: Tell
+    train: Sequence[Question], test: Sequence[Question], arms: Sequence[Arm], views: Views, how: Training, *, tell: Tell
 ) -> dict[str, Texts]:
     """Answers of the embedded baseline, trained anew in every arm from the same seed."""
     from glip.downstream.training import fit_vqa
 
     texts = {}
     for arm in arms:
-        texts[arm.name] = fit_vqa(items, arm, views, how)
+        texts[arm.name] = fit_vqa(train, test, arm, views, how)
         tell(f"{arm.name}: trained, {len(texts[arm.name])} answers")
     return texts
 
 
 def by_r2gen(
-    items: Sequence[Study], arms: Sequence[Arm], views: Views, clean: Callable[[str], str], how: Training, *, tell: Tell
-) -> dict[str, Texts]:
+    train: Sequence[Study], test: Sequence[Study], arms: Sequence[Arm], views: Views, clean: Callable[[str], str],
+    how: Training, *, tell: Tell,
+) -> dict[str, Texts]:  # fmt: skip
     """Reports of the small R2Gen, trained anew in every arm from the same seed."""
     from glip.downstream.training import fit_reports
 
     texts = {}
     for arm in arms:
-        texts[arm.name] = fit_reports(items, arm, views, clean, how)
+        texts[arm.name] = fit_reports(train, test, arm, views, clean, how)
         tell(f"{arm.name}: trained, {len(texts[arm.name])} reports")
     return texts

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from etl.errors import UsageError
 from glip.downstream.answers import normalise
 from glip.downstream.arms import Arm
 from glip.downstream.items import Item, Question, Size, Study, images_of
@@ -21,7 +22,6 @@ from glip.downstream.vision import Seer, SeerConfig, Sight, sight
 from glip.downstream.vqa_model import VqaConfig, VqaModel
 from glip.downstream.words import Vocabulary
 
-AnItem = TypeVar("AnItem", Question, Study)
 Maps = dict[str, NDArray[np.float32]]
 """Image → (C, H, W): grey pixels or an expert's feature map, all of one shape."""
 
@@ -78,10 +78,11 @@ def seen(items: Sequence[Item], arm: Arm, views: Views, words: Vocabulary, most:
     return sight([views.maps[i] for i in first], regions, [views.sizes[i] for i in first], words, most=most)
 
 
-def fit_vqa(items: Sequence[Question], arm: Arm, views: Views, how: Training = Training()) -> dict[str, str]:
-    """Trains on the questions of `train` and answers those of `test`: {question id: answer}."""
-    train, test = (_part(items, split) for split in ("train", "test"))
-    _settle(how)
+def fit_vqa(
+    train: Sequence[Question], test: Sequence[Question], arm: Arm, views: Views, how: Training = Training()
+) -> dict[str, str]:
+    """Trains on some questions and answers others: {question id: answer}. UsageError without any to train on."""
+    _settle(train, how)
     texts = [normalise(q.question) for q in train] + [r.phrase.lower() for rs in arm.regions.values() for r in rs]
     words = Vocabulary.of(texts)
     answers = sorted({normalise(q.answer) for q in train})
@@ -123,12 +124,12 @@ class Reporter(nn.Module):
 
 
 def fit_reports(
-    items: Sequence[Study], arm: Arm, views: Views, clean: Callable[[str], str], how: Training = Training()
-) -> dict[str, str]:
-    """Trains R2Gen on the studies of `train` and writes those of `test`: {study id: report}. Studies of several
-    images are cut to the number that all have."""
-    train, test = (_part(items, split) for split in ("train", "test"))
-    _settle(how)
+    train: Sequence[Study], test: Sequence[Study], arm: Arm, views: Views, clean: Callable[[str], str],
+    how: Training = Training(),
+) -> dict[str, str]:  # fmt: skip
+    """Trains R2Gen on some studies and writes the reports of others: {study id: report}. Studies of several images
+    are cut to the number that all have. UsageError without any to train on."""
+    _settle(train, how)
     phrases = Vocabulary.of(r.phrase.lower() for rs in arm.regions.values() for r in rs)
     words = Vocabulary.of((clean(s.report) for s in train), least=how.least)
     count = min(len(s.images) for s in (*train, *test))
@@ -159,11 +160,9 @@ def fit_reports(
     return found
 
 
-def _part(items: Sequence[AnItem], split: str) -> list[AnItem]:
-    return [item for item in items if item.split == split]
-
-
-def _settle(how: Training) -> None:
+def _settle(train: Sequence[Item], how: Training) -> None:
+    if not train:
+        raise UsageError("the dataset has no item in its split train to train on")
     torch.set_num_threads(how.threads)
     torch.manual_seed(how.seed)
 
