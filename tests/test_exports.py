@@ -13,16 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import datasets  # type: ignore[import-untyped]
+import export_readers as read
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import webdataset  # type: ignore[import-untyped]
 import yaml
-from hypothesis import given
-from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
 from PIL import Image
 from pycocotools import mask as rle
 from pycocotools.coco import COCO
@@ -30,7 +27,6 @@ from pycocotools.coco import COCO
 from etl.errors import Failure, UsageError
 from etl.exports import FORMATS, run
 from etl.exports.job import open_job, spans
-from etl.exports.outline import outline
 from etl.exports.run import MARK, WRITERS, export
 from etl.records import SPLITS
 
@@ -38,8 +34,6 @@ SOURCES = ("demo_mri_heart", "demo_ct_spine", "demo_fundus_boxes", "demo_fundus_
            "demo_us_breast", "demo_xray_boxes")  # fmt: skip
 DOCS = Path(__file__).parents[1] / "docs" / "exports.md"
 LEVELS = ("category", "label")
-Row = dict[str, Any]
-Boxes = dict[str, list[tuple[Any, ...]]]  # file name → (class, x, y, w, h), sorted
 
 
 def medglip(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -73,48 +67,12 @@ def made(out: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     return make
 
 
-def shard_rows(out: Path, split: str) -> list[Row]:
-    """The rows of the shards, read whole and plainly."""
-    parts = sorted((out / "dataset" / "shards" / split).rglob("*.parquet"))
-    rows = [row for part in parts for row in pq.read_table(part).to_pylist()]
-    return sorted(rows, key=lambda row: int(row["image_id"]))
-
-
-def truth(out: Path, split: str, name: str) -> Boxes:
-    """The boxes of the shards; `name` is the field that names the class: category, label or phrase."""
-    return {
-        row["file_name"]: sorted((r[name], *map(int, r["bbox"])) for r in row["regions"])
-        for row in shard_rows(out, split)
-    }
-
-
-def of_coco(path: Path, images: Path, first: int) -> Boxes:
-    """The boxes of a COCO file as pycocotools gives them; class ids must be contiguous, and all images there."""
-    coco = COCO(str(path))
-    assert sorted(coco.cats) == list(range(first, first + len(coco.cats)))
-    found: Boxes = {}
-    for image in coco.loadImgs(coco.getImgIds()):
-        assert Image.open(images / image["file_name"]).size == (image["width"], image["height"])
-        entries = coco.loadAnns(coco.getAnnIds(imgIds=image["id"]))
-        found[image["file_name"]] = sorted((coco.cats[a["category_id"]]["name"], *a["bbox"]) for a in entries)
-    return found
-
-
-def plain(boxes: Boxes) -> Boxes:
-    """The boxes with class names without brackets."""
-    return {k: [(re.sub("[()]", "", name), *rest) for name, *rest in found] for k, found in boxes.items()}
-
-
-def lines(path: Path) -> list[Row]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("split", SPLITS)
 def test_cvat(out: Path, made: Any, split: str, level: str) -> None:
     folder = made("cvat", level)
     path = folder / "annotations" / f"instances_{split}.json"
-    assert of_coco(path, folder / "images" / split, 1) == truth(out, split, level)
+    assert read.of_coco(path, folder / "images" / split, 1) == read.truth(out, split, level)
     labels = json.loads((folder / "labels.json").read_text())
     assert [entry["name"] for entry in labels] == [c["name"] for c in json.loads(path.read_text())["categories"]]
 
@@ -123,7 +81,7 @@ def test_coco_keeps_the_masks(out: Path, made: Any) -> None:
     masks, given_boxes = 0, 0
     for split in SPLITS:
         coco = COCO(str(made("cvat") / "annotations" / f"instances_{split}.json"))
-        for row in shard_rows(out, split):
+        for row in read.shard_rows(out, split):
             for region in row["regions"]:
                 entry = coco.anns[region["region_id"]]
                 if region["segmentation"] is None:
@@ -139,7 +97,7 @@ def test_coco_keeps_the_masks(out: Path, made: Any) -> None:
 @pytest.mark.parametrize("split", SPLITS)
 def test_fiftyone(out: Path, made: Any, split: str) -> None:
     folder = made("fiftyone") / split
-    assert of_coco(folder / "labels.json", folder / "data", 1) == truth(out, split, "category")
+    assert read.of_coco(folder / "labels.json", folder / "data", 1) == read.truth(out, split, "category")
     own = {"id", "label", "attributes", "tags", "bounding_box", "mask", "mask_path", "confidence", "index", "instance"}
     coco = {"id", "image_id", "category_id", "bbox", "segmentation", "area", "iscrowd", "score"}
     for entry in json.loads((folder / "labels.json").read_text())["annotations"]:
@@ -153,40 +111,13 @@ def test_odvg(out: Path, made: Any, name: str, level: str) -> None:
     names = json.loads((folder / "label_map.json").read_text())
     assert sorted(map(int, names)) == list(range(len(names)))
     for split in SPLITS:
-        expected = plain(truth(out, split, level))
-        assert of_coco(folder / f"{split}.json", folder / "images", 0) == expected
-        entries = lines(folder / f"{split}.jsonl")
-        assert {e["filename"]: detections(e, names) for e in entries} == expected
-        assert {e["filename"]: groundings(e, name == "odvg-mmdet") for e in entries} == truth(out, split, "phrase")
-
-
-def xywh(x1: int, y1: int, x2: int, y2: int) -> tuple[int, ...]:
-    return x1, y1, x2 - x1, y2 - y1
-
-
-def detections(entry: Row, names: Row) -> list[tuple[Any, ...]]:
-    """OD mode: both readers look the label up as text and need the box inside the image."""
-    for instance in entry["detection"]["instances"]:
-        x1, y1, x2, y2 = instance["bbox"]
-        assert 0 <= x1 < x2 <= entry["width"]
-        assert 0 <= y1 < y2 <= entry["height"]
-        assert instance.get("category") in (None, names[str(instance["label"])])
-    return sorted((names[str(i["label"])], *xywh(*i["bbox"])) for i in entry["detection"]["instances"])
-
-
-def groundings(entry: Row, spans_needed: bool) -> list[tuple[Any, ...]]:
-    """VG mode: MMDetection takes the words at `tokens_positive`, in lower case; the other takes the phrase."""
-    found = []
-    for region in entry["grounding"]["regions"]:
-        words = region["phrase"]
-        if spans_needed:
-            ((start, end),) = region["tokens_positive"]
-            assert entry["grounding"]["caption"].lower().strip()[start:end] == words.lower()
-            words = entry["grounding"]["caption"][start:end]
-        else:
-            assert region.keys() == {"bbox", "phrase"}
-        found.append((words, *xywh(*region["bbox"])))
-    return sorted(found)
+        expected = read.plain(read.truth(out, split, level))
+        assert read.of_coco(folder / f"{split}.json", folder / "images", 0) == expected
+        entries = read.lines(folder / f"{split}.jsonl")
+        assert {e["filename"]: read.detections(e, names) for e in entries} == expected
+        assert {e["filename"]: read.groundings(e, name == "odvg-mmdet") for e in entries} == read.truth(
+            out, split, "phrase"
+        )
 
 
 def test_open_groundingdino_lists_its_files(made: Any) -> None:
@@ -202,7 +133,7 @@ def test_open_groundingdino_lists_its_files(made: Any) -> None:
 def test_glip(out: Path, made: Any, split: str, level: str) -> None:
     folder = made("glip", level)
     path = folder / "annotations" / f"{split}.json"
-    assert of_coco(path, folder / "images", 1) == plain(truth(out, split, level))
+    assert read.of_coco(path, folder / "images", 1) == read.plain(read.truth(out, split, level))
     document = json.loads(path.read_text())
     cut = [re.sub(r"\(.*\)", "", c["name"]).replace("_", " ") for c in document["categories"]]  # as its clean_name
     assert len(set(cut)) == len(cut)
@@ -212,7 +143,7 @@ def test_glip(out: Path, made: Any, split: str, level: str) -> None:
         image = captions[entry["image_id"]]
         named[image["file_name"]].append((image["caption"][start:end], *entry["bbox"]))
         assert "segmentation" not in entry
-    assert {name: sorted(found) for name, found in named.items()} == truth(out, split, "phrase")
+    assert {name: sorted(found) for name, found in named.items()} == read.truth(out, split, "phrase")
 
 
 def test_glip_configuration(made: Any) -> None:
@@ -237,7 +168,7 @@ def test_lvis(out: Path, made: Any, level: str) -> None:
             i["file_name"]: sorted((api.cats[a["category_id"]]["name"], *a["bbox"]) for a in api.img_ann_map[n])
             for n, i in api.imgs.items()
         }
-        assert found == truth(out, split, level)
+        assert found == read.truth(out, split, level)
         coco = COCO(str(out / "dataset" / "annotations" / f"{split}{own}.json"))
         for n, image in api.imgs.items():
             for key in ("neg_category_ids", "not_exhaustive_category_ids"):
@@ -269,7 +200,7 @@ def test_lvis_judges_only_what_is_known(made: Any, monkeypatch: pytest.MonkeyPat
 
 def test_lvis_frequencies(out: Path, made: Any) -> None:
     document = json.loads((made("lvis", "label") / "annotations" / "val.json").read_text())
-    rows = shard_rows(out, "train")
+    rows = read.shard_rows(out, "train")
     for entry in document["categories"]:
         found = [sum(r["label"] == entry["name"] for r in row["regions"]) for row in rows]
         images = sum(n > 0 for n in found)
@@ -278,26 +209,11 @@ def test_lvis_frequencies(out: Path, made: Any) -> None:
     assert {entry["frequency"] for entry in document["categories"]} >= {"r", "c"}
 
 
-def yolo_lines(folder: Path, split: str) -> dict[str, tuple[Row, list[list[float]]]]:
-    """Image stem → its size and lines, as Ultralytics finds and checks them."""
-    data = yaml.safe_load((folder / "data.yaml").read_text())
-    assert "path" not in data
-    assert sorted(data["names"]) == list(range(len(data["names"])))
-    found = {}
-    for image in sorted((folder / data[split]).rglob("*.*")):
-        labels = Path("/labels/".join(str(image).rsplit("/images/", 1))).with_suffix(".txt")
-        rows = [[float(v) for v in line.split()] for line in labels.read_text().splitlines()]
-        assert all(0 <= v <= 1 for row in rows for v in row[1:])
-        width, height = Image.open(image).size
-        found[image.stem] = ({"width": width, "height": height, "names": data["names"]}, rows)
-    return found
-
-
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("split", SPLITS)
 def test_yolo(out: Path, made: Any, split: str, level: str) -> None:
-    found: Boxes = {}
-    for stem, (image, rows) in yolo_lines(made("yolo", level), split).items():
+    found: read.Boxes = {}
+    for stem, (image, rows) in read.yolo_lines(made("yolo", level), split).items():
         width, height = image["width"], image["height"]
         boxes = []
         for place, x, y, w, h in rows:
@@ -305,13 +221,13 @@ def test_yolo(out: Path, made: Any, split: str, level: str) -> None:
             assert np.abs(np.round(exact) - exact).max() < 0.01
             boxes.append((image["names"][int(place)], *map(round, exact)))
         found[stem.replace("+", "/") + ".png"] = sorted(boxes)
-    assert found == truth(out, split, level)
+    assert found == read.truth(out, split, level)
 
 
 @pytest.mark.parametrize("split", SPLITS)
 def test_yolo_polygons(out: Path, made: Any, split: str) -> None:
-    found = yolo_lines(made("yolo-segment"), split)
-    for row in shard_rows(out, split):
+    found = read.yolo_lines(made("yolo-segment"), split)
+    for row in read.shard_rows(out, split):
         image, rows = found[row["file_name"].removesuffix(".png").replace("/", "+")]
         for region, (place, *numbers) in zip(row["regions"], rows, strict=True):
             points = np.reshape(numbers, (-1, 2)) * [row["width"], row["height"]]
@@ -320,35 +236,14 @@ def test_yolo_polygons(out: Path, made: Any, split: str) -> None:
             assert image["names"][int(place)] == region["category"]
             if region["segmentation"]:
                 expected = rle.decode(region["segmentation"])
-                assert np.array_equal(filled(np.round(points * 2) / 2, *expected.shape), expected)
-
-
-def filled(points: npt.NDArray[np.float64], rows: int, columns: int) -> npt.NDArray[np.bool_]:
-    """The pixels whose centre is inside a polygon, by the even-odd rule."""
-    x, y = np.meshgrid(np.arange(columns) + 0.5, np.arange(rows) + 0.5)
-    inside = np.zeros(x.shape, bool)
-    for (x1, y1), (x2, y2) in zip(points, np.roll(points, -1, axis=0), strict=True):
-        if y1 != y2:
-            inside ^= ((y1 > y) != (y2 > y)) & (x < x1 + (y - y1) * (x2 - x1) / (y2 - y1))
-    return inside
-
-
-@given(arrays(np.uint8, st.tuples(st.integers(1, 9), st.integers(1, 9)), elements=st.integers(0, 1)))
-def test_an_outline_is_the_mask(mask: npt.NDArray[np.uint8]) -> None:
-    if not mask.any():
-        return
-    points = outline(mask)
-    rows, columns = np.nonzero(mask)
-    assert points.min(0).tolist() == [columns.min(), rows.min()]
-    assert points.max(0).tolist() == [columns.max() + 1, rows.max() + 1]
-    assert np.array_equal(filled(points, *mask.shape), mask)
+                assert np.array_equal(read.filled(np.round(points * 2) / 2, *expected.shape), expected)
 
 
 @pytest.mark.parametrize("split", SPLITS)
 def test_webdataset(out: Path, made: Any, split: str) -> None:
     tar = str(made("webdataset") / f"{split}-000000.tar")
     samples = list(webdataset.WebDataset(tar, shardshuffle=False).decode("pil"))
-    rows = shard_rows(out, split)
+    rows = read.shard_rows(out, split)
     assert [sample["__key__"] + ".png" for sample in samples] == [row["file_name"] for row in rows]
     for sample, row in zip(samples, rows, strict=True):
         assert sample["png"].size == (row["width"], row["height"])
@@ -363,7 +258,7 @@ def test_webdataset(out: Path, made: Any, split: str) -> None:
 def test_datasets(out: Path, made: Any, split: str, level: str, tmp_path: Path) -> None:
     rows = datasets.load_dataset(str(made("datasets", level)), split=split, streaming=True, cache_dir=str(tmp_path))
     names = rows.features["objects"]["category"].feature.names
-    found: Boxes = {}
+    found: read.Boxes = {}
     for row in rows:
         objects = row["objects"]
         assert row["image"].size == (row["width"], row["height"])
@@ -371,13 +266,13 @@ def test_datasets(out: Path, made: Any, split: str, level: str, tmp_path: Path) 
         found[f"{source}/{case}/{axis}-{int(index):04d}.png"] = sorted(
             (names[c], *map(int, b)) for c, b in zip(objects["category"], objects["bbox"], strict=True)
         )
-    assert found == truth(out, split, level)
+    assert found == read.truth(out, split, level)
 
 
 def test_the_dataset_itself_streams(out: Path, tmp_path: Path) -> None:
     rows = datasets.load_dataset(str(out / "dataset"), split="train", streaming=True, cache_dir=str(tmp_path))
     found = {r["file_name"]: sorted((x["label"], *map(int, x["bbox"])) for x in r["regions"]) for r in rows}
-    assert found == truth(out, "train", "label")
+    assert found == read.truth(out, "train", "label")
     assert next(iter(rows))["image"].getbbox()
 
 
@@ -385,10 +280,10 @@ def test_the_dataset_itself_streams(out: Path, tmp_path: Path) -> None:
 def test_llava(out: Path, made: Any, split: str) -> None:
     folder = made("llava")
     chats = json.loads((folder / f"{split}.json").read_text())
-    questions = {entry["question_id"]: entry for entry in lines(folder / f"{split}.questions.jsonl")}
-    exact: Boxes = {}
+    questions = {entry["question_id"]: entry for entry in read.lines(folder / f"{split}.questions.jsonl")}
+    exact: read.Boxes = {}
     for chat in chats:
-        exact[chat["image"]] = sorted((r["phrase"], *xywh(*r["bbox"])) for r in chat["regions"])
+        exact[chat["image"]] = sorted((r["phrase"], *read.xywh(*r["bbox"])) for r in chat["regions"])
         width, height = Image.open(folder / "images" / chat["image"]).size
         side = max(width, height)
         left, top = (side - width) // 2, (side - height) // 2
@@ -407,12 +302,8 @@ def test_llava(out: Path, made: Any, split: str) -> None:
         for region in chat["regions"]:
             near = [np.abs(box - region["bbox"]).max() for name, box in told if name == region["phrase"]]
             assert min(near) <= 0.00051 * side
-    assert exact == truth(out, split, "phrase")
+    assert exact == read.truth(out, split, "phrase")
     assert not questions
-
-
-def tree(folder: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -420,8 +311,8 @@ def test_same_bytes_again(out: Path, made: Any, name: str, tmp_path: Path) -> No
     to = tmp_path / "again"
     for _ in range(2):  # the second replaces the first
         done = export(out, name, to=to, splits=reversed(SPLITS), level="category", images=True)
-        assert tree(to) == tree(made(name))
-    rows = [row for split in SPLITS for row in shard_rows(out, split)]
+        assert read.tree(to) == read.tree(made(name))
+    rows = [row for split in SPLITS for row in read.shard_rows(out, split)]
     assert (done["images"], done["regions"]) == (len(rows), sum(len(row["regions"]) for row in rows))
     assert [p.name for p in tmp_path.iterdir()] == ["again"]
 
@@ -429,7 +320,7 @@ def test_same_bytes_again(out: Path, made: Any, name: str, tmp_path: Path) -> No
 def test_a_failed_export_leaves_the_old_one(out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     to = tmp_path / "cvat"
     export(out, "cvat", to=to, splits=SPLITS, level="category", images=False)
-    before = tree(to)
+    before = read.tree(to)
 
     def broken(job: Any, folder: Path) -> None:
         (folder / "half").touch()
@@ -438,7 +329,7 @@ def test_a_failed_export_leaves_the_old_one(out: Path, tmp_path: Path, monkeypat
     monkeypatch.setitem(run.WRITERS, "cvat", broken)
     with pytest.raises(OSError, match="disk full"):
         export(out, "cvat", to=to, splits=SPLITS, level="category", images=False)
-    assert tree(to) == before
+    assert read.tree(to) == before
     assert [p.name for p in tmp_path.iterdir()] == ["cvat"]
 
 
@@ -453,8 +344,8 @@ def test_nothing_else_is_replaced(out: Path, tmp_path: Path) -> None:
 def test_without_images_the_names_are_those_of_the_dataset(out: Path, tmp_path: Path) -> None:
     export(out, "glip", to=tmp_path / "glip", splits=["val"], level="category", images=False)
     assert not (tmp_path / "glip" / "images").exists()
-    found = of_coco(tmp_path / "glip" / "annotations" / "val.json", out / "dataset" / "images", 1)
-    assert found == plain(truth(out, "val", "category"))
+    found = read.of_coco(tmp_path / "glip" / "annotations" / "val.json", out / "dataset" / "images", 1)
+    assert found == read.plain(read.truth(out, "val", "category"))
     assert sorted(p.name for p in (tmp_path / "glip" / "annotations").iterdir()) == ["val.json"]
     for name in ("yolo", "yolo-segment", "webdataset", "datasets"):
         with pytest.raises(UsageError, match="--no-images"):
@@ -477,13 +368,13 @@ def test_command(out: Path, tmp_path: Path) -> None:
 
 
 def test_faulty_datasets_are_told(out: Path) -> None:
-    row = shard_rows(out, "train")[0]
+    row = read.shard_rows(out, "train")[0]
     with pytest.raises(Failure, match=row["key"]):
         spans(row | {"caption": "something else"})
 
 
 def test_memory_is_that_of_a_row_group(out: Path, tmp_path: Path) -> None:
-    big, small = 2**20, shard_rows(out, "val")[:1]
+    big, small = 2**20, read.shard_rows(out, "val")[:1]
     schema = pq.read_schema(next((out / "dataset" / "shards" / "val").rglob("*.parquet")))
     for path in ("stats.json", "annotations/val.json"):
         (tmp_path / "dataset" / path).parent.mkdir(parents=True, exist_ok=True)
