@@ -370,11 +370,14 @@ def test_the_tables_of_the_docs_are_those_of_the_results_beside_them(name: str) 
     rows = [line for line in told if line.startswith("| ")]
     assert rows
     assert [row for row in rows if row not in page] == []
-    shown = {tuple(line.split(" | ")[:2]): line for line in rows}
+    shown, study_name = {}, ""
+    for line in told:
+        study_name = line.removeprefix("## ") if line.startswith("## ") else study_name
+        shown[study_name, *line.split(" | ")[:2]] = line
     for row in csv.DictReader((folder / "results.csv").open()):
         AP, low, high, AP50 = (tables.percent(float(row[k]) if row[k] else None)  # noqa: N806
                                for k in ("AP", "AP_low", "AP_high", "AP50"))  # fmt: skip
         bounds = f" [{low}, {high}]" if row["AP_low"] else ""
-        assert f"{AP}{bounds} / {AP50}" in shown[f"| {row['test']}", row["name"]]
+        assert f"{AP}{bounds} / {AP50}" in shown[row["study"], f"| {row['test']}", row["name"]]
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["spent"]["runs"] == len(list(folder.glob("runs/*/*/*/run.json")))

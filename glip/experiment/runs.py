@@ -220,7 +220,7 @@ def _surroundings() -> dict[str, Any]:
 @contextlib.contextmanager
 def _logged(path: Path) -> Iterator[None]:
     """What is written to stderr goes to a file, after what an earlier try wrote there."""
-    with path.open("a") as file, contextlib.redirect_stderr(file):
+    with path.open("a", buffering=1) as file, contextlib.redirect_stderr(file):
         yield
 
 
