@@ -17,6 +17,7 @@ from etl.yamlfile import suggestion
 
 _UNKNOWN = frozenset({"", "na", "n/a", "nan", "none", "null"})
 _FIRM = frozenset({"subject", "split", "license"})
+CELL = 2**17  # letters of a cell; more is no table
 
 
 @dataclass(slots=True)
@@ -119,6 +120,7 @@ def _text(path: Path) -> str:
 
 
 def _csv(table: Table, path: Path, text: str) -> list[dict[str, str]]:
+    csv.field_size_limit(CELL)  # one limit for the process: lists of run lengths set a higher one
     delimiters = "\t" if path.suffix.lower() in (".tsv", ".tab") else ",;\t"
     header = text.split("\n", 1)[0]
     fitting = (mark for mark in delimiters if table.key in next(csv.reader([header.strip("\r")], delimiter=mark), []))

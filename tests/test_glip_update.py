@@ -118,7 +118,7 @@ def test_a_run_is_not_overwritten_nor_resumed_with_other_settings(data: Path, tm
     with pytest.raises(UsageError, match="holds a run already; go on with --resume"):
         train.setup(where, quick(steps=1))
     again = replace(where, resume=True)
-    with pytest.raises(UsageError, match=r"other settings: lr 0.001, now 0.01, batch 2, now 3; repeat them"):
+    with pytest.raises(UsageError, match=r"other settings: lr 0.002, now 0.01, batch 2, now 3; repeat them"):
         train.setup(again, quick(steps=1, lr=0.01, batch=3))
     with pytest.raises(UsageError, match="updates 1, now 2"):
         train.setup(again, quick(steps=2))
