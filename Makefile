@@ -27,11 +27,11 @@ else
 endif
 
 test: $(VENV)/.dev
-	$(BIN)/pytest -n 2 --dist loadfile -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile -m "not slow"
 bench-large: $(VENV)/.dev
 	$(BIN)/python tests/bench/memory.py $(BENCH)/large --large
 test-all: $(VENV)/.dev
-	$(BIN)/pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
 bench-scale: $(VENV)/.dev
 	$(BIN)/python tests/bench/scale.py make "$(OUT)/scale"
 	$(BIN)/python tests/bench/scale.py run "$(OUT)/scale"

@@ -19,7 +19,7 @@ import numpy as np
 from etl import kernels_numba as kernels
 
 TRACE_ME, STEP = 0, 9
-WIDTH, ROWS = 64, 16
+WIDTH, ROWS = 64, 8
 libc = ctypes.CDLL(None, use_errno=True)
 
 
