@@ -5,15 +5,15 @@ OUT ?= out
 DEMO = $(OUT)/demo
 BENCH ?= $(OUT)/bench
 
-.PHONY: setup build-dataset test test-all lint docs-sources bench bench-large bench-scale bench-explore
+.PHONY: setup build-dataset test test-all lint docs-sources bench constraints bench-large bench-scale bench-explore
 setup: $(VENV)/.done
-$(VENV)/.done: pyproject.toml
+$(VENV)/.done: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q --upgrade pip
-	$(BIN)/pip install -q -e .
+	$(BIN)/pip install -q -c constraints.txt -e .
 	touch $@
 $(VENV)/.dev: $(VENV)/.done
-	$(BIN)/pip install -q -e '.[dev]'
+	$(BIN)/pip install -q -c constraints.txt -e '.[dev]'
 	touch $@
 
 build-dataset: $(VENV)/.done
@@ -46,3 +46,9 @@ bench: $(VENV)/.dev
 	$(BIN)/python tests/bench/bench.py $(BENCH) --report docs/performance.md
 docs-sources: $(VENV)/.done
 	$(BIN)/python -m etl.docs
+constraints:  # the newest versions that pyproject.toml allows, into constraints.txt
+	$(PYTHON) -m venv --clear "$(OUT)/resolve"
+	"$(OUT)/resolve/bin/pip" install -q -e '.[dev]'
+	head -2 constraints.txt > "$(OUT)/constraints.txt"
+	"$(OUT)/resolve/bin/pip" freeze --exclude-editable | sed 's/+cpu//' >> "$(OUT)/constraints.txt"
+	mv "$(OUT)/constraints.txt" constraints.txt
