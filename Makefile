@@ -41,6 +41,8 @@ bench-explore: $(VENV)/.dev
 lint: $(VENV)/.dev
 	$(BIN)/ruff check etl stages glip tests
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/python tests/house.py
 	$(BIN)/medglip-etl labels lint
 bench: $(VENV)/.dev
 	$(BIN)/python tests/bench/bench.py $(BENCH) --report docs/performance.md

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from etl.manifest import load_manifests
-from etl.sourcelist import page
+from etl.manifests.manifest import load_manifests
+from etl.sources.listing import page
 
 ROOT = Path(__file__).resolve().parents[1]
 

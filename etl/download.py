@@ -12,7 +12,6 @@ from pathlib import Path
 
 from etl import store
 from etl.errors import Failure
-from etl.formats import fingerprint
 from etl.remote import STALL_S, Changed, Interrupted, Remote, open_remote
 
 SPARE_BYTES = 2**30
@@ -95,7 +94,7 @@ def download(
         try:
             remote = open_remote(url, *_resume(part, sha256), stall_s=patience.stall_s)
             _receive(url, remote, part, tell, stop or threading.Event())
-            digest = fingerprint(part.path)
+            digest = store.sha256(part.path)
             if sha256 in (None, digest):
                 return part.commit(target)
             part.discard()

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from etl.records import NAME
+from etl.release.records import NAME
 from etl.results import NAMES, REGIONS
 
 # A region between the stages: what `slice` measured but for the run lengths, and the batch and row that hold those.

@@ -24,7 +24,7 @@ from dataclasses import astuple, dataclass
 from typing import IO, Any
 
 from etl.errors import Failure, ItemError
-from etl.raster import MAX_BYTES
+from etl.pixels.raster import MAX_BYTES
 
 STARTED, ALIVE, RESULT, FAULT = b"S", b"A", b"R", b"F"
 START_SECONDS = 120.0  # for a child to start and to import what its work needs, also on a busy machine

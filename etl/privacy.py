@@ -1,6 +1,6 @@
 """What may leave: names become keyed hashes, and messages lose what files say.
 
-Metadata need no filter: the dataset's columns are a whitelist (`etl/shards.py`), and no header is copied to any.
+Metadata need no filter: the dataset's columns are a whitelist (`etl/release/shards.py`), none copies a header.
 """
 
 from __future__ import annotations

@@ -18,11 +18,11 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pycocotools import mask as rle
 
-from etl.demo_shapes import Floats, Mask, ellipse, jitter, texture, vessels
-from etl.labelmap import Ontology, load_ontology
-from etl.png import encode
-from etl.records import SPLITS
-from etl.shards import schema
+from etl.demo.shapes import Floats, Mask, ellipse, jitter, texture, vessels
+from etl.labels.maps import Ontology, load_ontology
+from etl.pixels.png import encode
+from etl.release.records import SPLITS
+from etl.release.shards import schema
 
 Rng = np.random.Generator
 Scene = tuple[Floats, list[tuple[str, Mask]]]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from etl.errors import Failure, UsageError
-from etl.labelmap import Ontology
+from etl.labels.maps import Ontology
 from glip.config import ModelConfig
 from glip.data import Sample, Source
 from glip.ground import Grounder

@@ -11,10 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from etl import dicom, formats, geometry, intensity
-from etl.dicomfile import is_dicom_file
+from etl import formats
+from etl.dicom import read as dicom
+from etl.dicom.file import is_dicom_file
 from etl.errors import ItemError
-from etl.raster import Raster
+from etl.pixels import geometry, intensity
+from etl.pixels.raster import Raster
 
 CT_WINDOW = (40.0, 400.0)
 PERCENTILE = (0.5, 99.5)

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, distributed, nn
 
 from etl.errors import Failure, UsageError
-from etl.labelmap import Ontology, load_ontology
-from etl.phrases import phrases
+from etl.labels.maps import Ontology, load_ontology
+from etl.labels.phrases import phrases
 from glip import loss
 from glip.assign import Targets
 from glip.batches import Batch, Collator, Plan, prefetched

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from etl import store
 from etl.errors import Failure
 from etl.frames import QUARANTINE, REJECTED
-from etl.records import Ledger, Refused
+from etl.release.records import Ledger, Refused
 from etl.results import Result
 from stages.plan import Options, Work
 from stages.select import Selection

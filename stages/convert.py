@@ -6,12 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from etl import geometry, intensity, isolate, png, store
-from etl.dicomfile import is_dicom_file
+from etl import isolate, store
+from etl.dicom.file import is_dicom_file
 from etl.errors import ItemError
 from etl.formats import Raster, read
-from etl.inventory import stem, walk
-from etl.nifti import save
+from etl.formats.nifti import save
+from etl.pixels import geometry, intensity, png
+from etl.sources.inventory import stem, walk
 
 SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".mha", ".mhd", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif",
             ".pgm", ".ppm")
@@ -59,7 +60,7 @@ def _isolated(inputs: list[str], work: Any, job: Any) -> Iterator[dict[str, Any]
 
 
 def _series(paths: list[Path]) -> list[list[str]]:
-    from etl import dicom
+    from etl.dicom import read as dicom
 
     return [[str(path) for path in group] for group in dicom.series(paths)]
 
@@ -74,7 +75,7 @@ def _one(job: tuple[Path, Path]) -> list[dict[str, Any]]:
 
 def _group(job: tuple[Path, list[str], Path, str]) -> list[dict[str, Any]]:
     """The images of the files of one DICOM series."""
-    from etl import dicom
+    from etl.dicom import read as dicom
 
     root, group, target, name = job
     images, refused = dicom.find([Path(path) for path in group])

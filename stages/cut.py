@@ -9,14 +9,16 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from etl import evidence, geometry, hashes, intensity, isolate, png, privacy
-from etl.case import Loaded, load
+from etl import isolate, privacy
 from etl.errors import ItemError
 from etl.kinds import Layer
-from etl.manifest import Manifest
-from etl.planes import Greys
-from etl.regions import Found, VolumeRegions, regions
+from etl.manifests.manifest import Manifest
+from etl.pixels import geometry, hashes, intensity, png
+from etl.pixels.planes import Greys
+from etl.pixels.regions import Found, VolumeRegions, regions
+from etl.quality import evidence
 from etl.results import BatchWriter
+from etl.sources.case import Loaded, load
 from stages.slice import Batch, Unit, reject, row
 
 Emit = Callable[[dict[str, Any]], None]

@@ -8,9 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from etl.inventory import Inventory, inventory
-from etl.manifest import Manifest
+from etl.manifests.manifest import Manifest
 from etl.privacy import pseudonym
+from etl.sources.inventory import Inventory, inventory
 
 
 def run(manifest: Manifest, root: Path) -> Inventory:

@@ -20,8 +20,10 @@ import orjson
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from etl import geometry, nearby, store
+from etl import store
 from etl.frames import REJECTED
+from etl.pixels import geometry
+from etl.quality import nearby
 from etl.results import Committed, by_batch, open_part, read
 from stages.plan import Work
 from stages.select import SLICE, Selection

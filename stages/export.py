@@ -19,18 +19,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from etl import coco, grounding, shards, stats, store
-from etl.card import croissant, readme
+from etl import store
 from etl.errors import Failure
 from etl.frames import by_name
-from etl.grounding import with_captions
-from etl.jsontext import joined
-from etl.labelmap import Ontology
-from etl.labeltable import LabelTable, label_table
-from etl.manifest import Manifest
-from etl.records import SPLITS, Ledger, Page, Refused
-from etl.report import page as html_page
-from etl.samples import Samples, samples_of
+from etl.labels.maps import Ontology
+from etl.labels.table import LabelTable, label_table
+from etl.manifests.manifest import Manifest
+from etl.quality.report import page as html_page
+from etl.quality.samples import Samples, samples_of
+from etl.release import coco, grounding, shards, stats
+from etl.release.card import croissant, readme
+from etl.release.grounding import with_captions
+from etl.release.jsontext import joined
+from etl.release.records import SPLITS, Ledger, Page, Refused
 
 CASE_BYTES = 120
 HASH_DIGITS = 16

@@ -20,10 +20,10 @@ from urllib.parse import unquote, urlsplit
 from etl import store
 from etl.download import Patience, download
 from etl.errors import Failure, MedglipError, UsageError
-from etl.inventory import inventory
-from etl.manifest import Fetch, Manifest
-from etl.patterns import compile_pattern, example
+from etl.manifests.manifest import Fetch, Manifest
+from etl.manifests.patterns import compile_pattern, example
 from etl.progress import Transfers
+from etl.sources.inventory import inventory
 from etl.unpack import Refused, move_in, unpack
 
 STATE = ".fetch"

@@ -9,8 +9,8 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
-from etl import checks
-from etl.records import Page
+from etl.quality import checks
+from etl.release.records import Page
 from etl.results import Result
 from stages.plan import Options, Work
 from stages.records import Naming

@@ -5,8 +5,8 @@ from collections.abc import Mapping as Map
 import pyarrow as pa
 
 from etl.frames import by_name, reject
-from etl.labelmap import Mapping
-from etl.records import NAME
+from etl.labels.maps import Mapping
+from etl.release.records import NAME
 
 
 def verdict(raw: str, mapping: Map[str, Mapping], accept_proposed: bool) -> tuple[str | None, str | None, str]:

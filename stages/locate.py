@@ -1,15 +1,15 @@
 """From a region of a dataset back to its source file, voxels and the patient."""
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 
-from etl import geometry, store
+from etl import store
 from etl.errors import Failure, UsageError
 from etl.objects import place
+from etl.pixels import geometry
 from etl.results import by_batch, committed, read
 
 
@@ -91,10 +91,7 @@ def _files(root: Path, facts: dict[str, Any], image: dict[str, Any], box: Any) -
 
 
 def _sha256(file: Path) -> str | None:
-    if not file.exists():
-        return None
-    with file.open("rb") as data:
-        return hashlib.file_digest(data, "sha256").hexdigest()
+    return store.sha256(file) if file.exists() else None
 
 
 def _space(facts: dict[str, Any], image: dict[str, Any], bbox: list[int]) -> dict[str, Any]:

@@ -11,13 +11,14 @@ from typing import Any
 import orjson
 import pyarrow as pa
 
-from etl import runner, splits, store
+from etl import runner, store
 from etl.errors import Failure, UsageError
-from etl.labelmap import Ontology, load_label_map, load_ontology
-from etl.manifest import Manifest
+from etl.labels.maps import Ontology, load_label_map, load_ontology
+from etl.manifests.manifest import Manifest
 from etl.progress import Progress
-from etl.records import Ledger, Page, Refused
+from etl.release.records import Ledger, Page, Refused
 from etl.results import Committed, Result, read
+from etl.sources import splits
 from etl.yamlfile import suggestion
 from stages import STAGES, books, duplicates, export, flags, plan, sizes, slice, tables
 from stages.plan import Options, Work

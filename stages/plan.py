@@ -9,11 +9,12 @@ from typing import Any
 
 import pyarrow as pa
 
-from etl import privacy, splits, store
+from etl import privacy, store
 from etl.errors import Failure, UsageError
-from etl.inventory import Case
-from etl.manifest import Manifest
+from etl.manifests.manifest import Manifest
 from etl.results import Committed, committed
+from etl.sources import splits
+from etl.sources.inventory import Case
 from stages import decode, slice
 
 BATCH_BYTES = 8 * 2**20  # of files; a volume is a batch of its own, small images go together

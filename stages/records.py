@@ -13,13 +13,13 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from etl import geometry
-from etl.inventory import Case
-from etl.jsontext import joined
-from etl.labelmap import Mapping, Ontology
-from etl.manifest import Manifest
-from etl.records import IMAGES, REGIONS, Page, array, id_lists
+from etl.labels.maps import Mapping, Ontology
+from etl.manifests.manifest import Manifest
+from etl.pixels import geometry
+from etl.release.jsontext import joined
+from etl.release.records import IMAGES, REGIONS, Page, array, id_lists
 from etl.results import Result, by_batch, open_part, part_size
+from etl.sources.inventory import Case
 from stages.plan import Work
 from stages.select import Slice
 

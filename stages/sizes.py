@@ -13,7 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from etl import store
-from etl.records import Refused
+from etl.release.records import Refused
 from etl.results import Result, open_part
 from stages.flags import plain
 from stages.plan import Options, Work

@@ -14,13 +14,14 @@ from itertools import repeat
 from pathlib import Path
 from typing import Any
 
-from etl import geometry, isolate, store
-from etl.casenames import faulty_labels
+from etl import isolate, store
 from etl.errors import Failure, ItemError
-from etl.inventory import Case
-from etl.manifest import Manifest
+from etl.manifests.casenames import faulty_labels
+from etl.manifests.manifest import Manifest
 from etl.objects import S3Path, Stat, is_remote
+from etl.pixels import geometry
 from etl.results import BatchWriter, files_of
+from etl.sources.inventory import Case
 
 HEADERS = (".mhd", ".hdr", ".nhdr", ".hdr.gz")
 VERSION = 9

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from etl import store
 from etl.frames import MEASURED, REJECTED
-from etl.labelmap import Mapping
+from etl.labels.maps import Mapping
 from etl.results import REGIONS, Committed, by_batch, open_part, read
 from stages import bbox, harmonize, validate
 from stages import filter as filter_stage

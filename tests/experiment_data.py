@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from etl.cli_common import BUNDLED
-from etl.labelmap import load_ontology
+from etl.cli.common import BUNDLED
+from etl.labels.maps import load_ontology
 from glip.experiment.protocol import Study
 
 _BY_ID = {label.id: name for name, label in load_ontology(BUNDLED / "label_maps").labels.items()}

@@ -9,9 +9,9 @@ from typing import Any
 import orjson
 import pyarrow as pa
 
-from etl.labelmap import Ontology
-from etl.records import IMAGES, REGIONS, SPLITS, Page
-from etl.shards import schema
+from etl.labels.maps import Ontology
+from etl.release.records import IMAGES, REGIONS, SPLITS, Page
+from etl.release.shards import schema
 from stages.export import image_file_name
 
 

@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy import io, sparse
 
-from etl import arrays, formats
+from etl import formats
 from etl.errors import ItemError
+from etl.formats import arrays
 from etl.kinds import Grid, Layer, read_layers
-from etl.manifest import Rule
-from etl.raster import STACK_AFFINE, Origin
+from etl.manifests.manifest import Rule
+from etl.pixels.raster import STACK_AFFINE, Origin
 
 VALUES = np.array([[0, 1, 2], [3, 0, 1]], np.uint8)
 GRID = Grid("a.png", VALUES.shape)

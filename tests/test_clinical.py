@@ -2,7 +2,7 @@
 
 import pytest
 
-from etl.clinical import harmonised
+from etl.manifests.clinical import harmonised
 
 
 @pytest.mark.parametrize(("given", "years"), [

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from etl.labelmap import Mapping, load_ontology
+from etl.labels.maps import Mapping, load_ontology
 from stages.records import Naming
 
 SIZE = (48, 64)  # rows, columns

@@ -10,7 +10,7 @@ import yaml
 from PIL import Image
 from scipy import ndimage
 
-from etl.demo import write_demo
+from etl.demo.build import write_demo
 
 ROOT = Path(__file__).parents[1]
 

@@ -11,9 +11,10 @@ from pydicom import uid
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
-from etl import dicom, formats
+from etl import formats
+from etl.dicom import read as dicom
 from etl.errors import ItemError
-from etl.raster import Raster
+from etl.pixels.raster import Raster
 
 AFFINE = np.array([[-0.7, 0, 0, 10], [0, -0.8, 0, 20], [0, 0, 2.5, -30], [0, 0, 0, 1]])
 

@@ -15,9 +15,9 @@ from dicom_writer import header, series, write
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from etl import inventory
 from etl.errors import UsageError
-from etl.manifest import Manifest, load_manifests
+from etl.manifests.manifest import Manifest, load_manifests
+from etl.sources import inventory
 from stages import cut
 from stages import slice as slicing
 

@@ -14,11 +14,14 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 from skimage.measure import points_in_poly
 
-from etl import dicom, formats, geometry, rtstruct
-from etl.dicom_seg import LABELMAP, SEGMENTATION
+from etl import formats
+from etl.dicom import read as dicom
+from etl.dicom import rtstruct
+from etl.dicom.seg import LABELMAP, SEGMENTATION
 from etl.errors import ItemError
 from etl.kinds import Grid, Layer, Lost, read_layers
-from etl.manifest import Rule
+from etl.manifests.manifest import Rule
+from etl.pixels import geometry
 
 DATA = Path(os.environ.get("MEDGLIP_TEST_DATA", Path(__file__).parents[1] / "../shared/data"))
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])

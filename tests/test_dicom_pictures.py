@@ -15,9 +15,11 @@ from pydicom.dataset import Dataset
 from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi_lut, get_decoder
 from pydicom.sequence import Sequence
 
-from etl import dicom, formats, geometry, intensity
+from etl import formats
+from etl.dicom import read as dicom
 from etl.errors import ItemError
-from etl.raster import Raster
+from etl.pixels import geometry, intensity
+from etl.pixels.raster import Raster
 from stages.convert import convert
 
 DATA = Path(os.environ.get("MEDGLIP_TEST_DATA", Path(__file__).parents[1] / "../shared/data"))

@@ -17,7 +17,8 @@ from scipy import ndimage
 from test_demo_build import build, medglip
 from test_faults import settings
 
-from etl import hashes, nearby
+from etl.pixels import hashes
+from etl.quality import nearby
 from stages import duplicates
 
 RNG = np.random.default_rng(11)

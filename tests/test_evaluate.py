@@ -17,11 +17,11 @@ from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from etl.detections import read_dataset, read_results, read_truth
 from etl.errors import UsageError
-from etl.evaluation import Settings, evaluate
-from etl.matching import match
-from etl.precision import METRICS, RECALLS, averaged, curves, measured, ranked
+from etl.evaluation.detections import read_dataset, read_results, read_truth
+from etl.evaluation.matching import match
+from etl.evaluation.precision import METRICS, RECALLS, averaged, curves, measured, ranked
+from etl.evaluation.scores import Settings, evaluate
 
 PROGRAM = str(Path(sys.executable).with_name("medglip-etl"))
 ONCE = Settings(protocol="coco", bootstrap=0)
@@ -328,7 +328,7 @@ def test_command_on_a_built_dataset(built: Path, tmp_path: Path) -> None:
 
 
 def test_pictures_from_the_shards_where_no_files_are(built: Path) -> None:
-    from etl.failures import pictures_of
+    from etl.evaluation.failures import pictures_of
 
     truth = read_dataset(built, "train", "category")
     (built / "dataset" / "images").rename(built / "dataset" / "images_gone")

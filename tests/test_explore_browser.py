@@ -11,7 +11,7 @@ from explore_site import ATTACK, served, to_review
 from typer.testing import CliRunner
 
 from etl.cli import app
-from etl.labelmap import load_label_map
+from etl.labels.maps import load_label_map
 
 sync = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install 'medglip-etl[dev]'")
 CHROMIUM = next((p for n in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(n))), None)

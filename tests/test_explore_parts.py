@@ -12,14 +12,15 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from starlette.datastructures import Headers
 
-from etl import geometry, label_file
 from etl.errors import UsageError
 from etl.explore import filters, images, pages
 from etl.explore.filters import Filter
 from etl.explore.review import Decision, Desk, Entry, decided
 from etl.explore.security import refused
 from etl.explore.site import share
-from etl.labelmap import Mapping, load_label_map, load_ontology
+from etl.labels import file as label_file
+from etl.labels.maps import Mapping, load_label_map, load_ontology
+from etl.pixels import geometry
 
 BUNDLED = Path(__file__).parents[1] / "label_maps"
 WORDS = st.text(st.characters(exclude_categories=["C"]), min_size=1).filter(lambda t: t.strip() == t)

@@ -25,12 +25,12 @@ from plain_export import ImageRecord, RegionRecord
 from pycocotools import mask as rle
 from pycocotools.coco import COCO
 
-from etl import shards
 from etl.errors import Failure
-from etl.grounding import with_captions
-from etl.labelmap import Ontology
-from etl.manifest import Manifest
-from etl.records import SPLITS, Ledger, Page
+from etl.labels.maps import Ontology
+from etl.manifests.manifest import Manifest
+from etl.release import shards
+from etl.release.grounding import with_captions
+from etl.release.records import SPLITS, Ledger, Page
 from etl.store import digest
 from stages.export import Share, export, image_file_name
 

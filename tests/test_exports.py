@@ -28,7 +28,7 @@ from etl.errors import Failure, UsageError
 from etl.exports import FORMATS, run
 from etl.exports.job import open_job, spans
 from etl.exports.run import MARK, WRITERS, export
-from etl.records import SPLITS
+from etl.release.records import SPLITS
 
 SOURCES = ("demo_mri_heart", "demo_ct_spine", "demo_fundus_boxes", "demo_fundus_lesions", "demo_us_fetal",
            "demo_us_breast", "demo_xray_boxes")  # fmt: skip

@@ -226,11 +226,6 @@ def test_damaged_pictures(tmp_path: Path) -> None:
     assert refused(tmp_path / "none.png")[0] == "unreadable"
 
 
-def test_fingerprint(tmp_path: Path) -> None:
-    (tmp_path / "a").write_bytes(b"abc")
-    assert formats.fingerprint(tmp_path / "a").startswith("ba7816bf8f01cfea")
-
-
 @pytest.mark.parametrize("path", sorted(DATA.glob("**/*.nii*"))[:60], ids=lambda path: path.name)
 def test_real_nifti_equals_nibabel(path: Path) -> None:
     raster, image = formats.read(path), nib.load(path)

@@ -20,7 +20,7 @@ from test_objects import SIZE, VOC, coco_file
 from etl import isolate
 from etl.errors import ItemError, UsageError
 from etl.kinds import Grid, read_layers
-from etl.manifest import Rule
+from etl.manifests.manifest import Rule
 
 PICTURE = Grid("images/a.png", SIZE)
 VALUES = np.random.default_rng(4).integers(0, 4, SIZE).astype(np.uint8)

@@ -5,8 +5,8 @@ from itertools import permutations, product
 import numpy as np
 import pytest
 
-from etl import geometry
 from etl.errors import ItemError
+from etl.pixels import geometry
 
 SHAPE = (7, 5, 4)
 PHANTOM = np.arange(np.prod(SHAPE)).reshape(SHAPE)

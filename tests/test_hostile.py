@@ -25,9 +25,9 @@ from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 
 from etl import formats
 from etl.errors import ItemError, UsageError
-from etl.inventory import inventory
-from etl.manifest import Table, load_manifest
-from etl.tables import read_table
+from etl.manifests.manifest import Table, load_manifest
+from etl.manifests.tables import read_table
+from etl.sources.inventory import inventory
 
 PROGRAM = str(Path(sys.executable).with_name("medglip-etl"))
 NRRD = ("NRRD0004\ntype: uint8\ndimension: 3\nspace: left-posterior-superior\nsizes: {sizes}\n"

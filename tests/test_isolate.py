@@ -86,7 +86,7 @@ def test_a_child_ends_with_its_parent() -> None:
 
 SABOTAGE = """
 import os
-from etl import nifti
+from etl.formats import nifti
 read = nifti.read
 def broken(path, limit, **how):
     if "crash" in path.name:

@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from etl import kernels_numpy as plain
+from etl.kernels import plain
 
-fast = pytest.importorskip("etl.kernels_numba", reason="numba is not installed")
+fast = pytest.importorskip("etl.kernels.compiled", reason="numba is not installed")
 SHAPES = hnp.array_shapes(min_dims=3, max_dims=3, min_side=1, max_side=9)
 LABELS = st.sampled_from([np.uint8, np.int16, np.uint16, np.int32])
 

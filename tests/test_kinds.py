@@ -13,7 +13,7 @@ from PIL import Image
 from etl import kinds
 from etl.errors import ItemError, UsageError
 from etl.kinds import Grid, Layer, fill_outline, integral, name_colors, name_values
-from etl.manifest import Rule
+from etl.manifests.manifest import Rule
 
 DATA = Path(os.environ.get("MEDGLIP_TEST_DATA", Path(__file__).parents[1] / "../shared/data"))
 

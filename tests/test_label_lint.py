@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from etl import label_lint
 from etl.cli import app
-from etl.labelmap import load_ontology
-from etl.manifest import load_manifests
+from etl.labels import lint as label_lint
+from etl.labels.maps import load_ontology
+from etl.manifests.manifest import load_manifests
 
 ROOT = Path(__file__).resolve().parents[1]
 

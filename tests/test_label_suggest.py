@@ -15,7 +15,7 @@ import yaml
 from typer.testing import CliRunner
 
 from etl.cli import app
-from etl.labelmap import load_label_map, load_ontology
+from etl.labels.maps import load_label_map, load_ontology
 
 ROOT = Path(__file__).resolve().parents[1]
 MANIFEST = """slug: toy_ct

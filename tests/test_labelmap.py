@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from etl.errors import UsageError
-from etl.labelmap import load_label_map, load_ontology
+from etl.labels.maps import load_label_map, load_ontology
 
 ONTOLOGY = """body_regions: [abdomen]
 categories: [{id: 1, name: Abdomen (spleen), body_region: abdomen}]

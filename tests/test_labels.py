@@ -15,12 +15,16 @@ from hypothesis import strategies as st
 from PIL import Image
 from typer.testing import CliRunner
 
-from etl import label_embed, label_eval, label_file, label_match, label_text
 from etl.cli import app
 from etl.errors import UsageError
-from etl.labelmap import Mapping, load_label_map, load_ontology
-from etl.manifest import load_manifests
-from etl.phrases import phrases
+from etl.labels import embed as label_embed
+from etl.labels import evaluate as label_eval
+from etl.labels import file as label_file
+from etl.labels import match as label_match
+from etl.labels import text as label_text
+from etl.labels.maps import Mapping, load_label_map, load_ontology
+from etl.labels.phrases import phrases
+from etl.manifests.manifest import load_manifests
 
 ROOT = Path(__file__).resolve().parents[1]
 RUN = CliRunner()
@@ -211,7 +215,7 @@ def test_diff_of_git_revisions(built: Path, tmp_path: Path, monkeypatch: pytest.
         where = ["git", "-C", str(tmp_path), *command]
         subprocess.run(where, check=True, capture_output=True, env={**os.environ, **who})
 
-    monkeypatch.setattr("etl.cli_labels.BUNDLED", tmp_path)
+    monkeypatch.setattr("etl.cli.labels.BUNDLED", tmp_path)
     maps = tmp_path / "label_maps/sources"
     maps.mkdir(parents=True)
     (tmp_path / "label_maps/ontology.yaml").write_bytes((ROOT / "label_maps/ontology.yaml").read_bytes())
@@ -238,8 +242,8 @@ def test_only_one_file_imports_the_client_and_no_stage_reaches_it() -> None:
         for line in path.read_text().splitlines()
         if line.strip().startswith(("import openai", "from openai", "import wordllama", "from wordllama"))
     }
-    assert importers == {"etl/endpoint.py", "etl/label_embed.py"}
+    assert importers == {"etl/endpoint.py", "etl/labels/embed.py"}
     code = "import sys, pkgutil, importlib, stages, etl.cli\n"
     code += "[importlib.import_module(f'stages.{m.name}') for m in pkgutil.iter_modules(stages.__path__)]\n"
-    code += "assert not {'openai', 'wordllama', 'etl.llm'} & set(sys.modules)"
+    code += "assert not {'openai', 'wordllama', 'etl.labels.votes'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

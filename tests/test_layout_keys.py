@@ -15,11 +15,11 @@ import SimpleITK as sitk  # noqa: N813
 from PIL import Image
 
 from etl import formats
-from etl.case import Loaded, load
-from etl.casenames import ByName, faulty_labels
 from etl.errors import ItemError, UsageError
-from etl.inventory import Case, inventory
-from etl.manifest import load_manifest
+from etl.manifests.casenames import ByName, faulty_labels
+from etl.manifests.manifest import load_manifest
+from etl.sources.case import Loaded, load
+from etl.sources.inventory import Case, inventory
 from stages.records import annotated
 
 HEAD = "slug: toy\nmodality: mri\n"

@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 import yaml
 
-from etl.manifest import load_manifest
-from etl.miniature import write_miniature
+from etl.manifests.manifest import load_manifest
+from etl.miniature.build import write_miniature
 
 TERMS = {
     "free": ("CC-BY-4.0", "allowed"),

@@ -8,7 +8,7 @@ import pytest
 from etl import yamlfile
 from etl.errors import UsageError
 from etl.kinds import KINDS
-from etl.manifest import OPTIONS, Kind, Manifest, load_manifest, load_manifests
+from etl.manifests.manifest import OPTIONS, Kind, Manifest, load_manifest, load_manifests
 
 GOOD = """slug: toy
 modality: ct

@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from etl import isolate, slabs
+from etl import isolate
 from etl.cli import _bytes
 from etl.errors import UsageError
 from etl.kinds import integral
+from etl.pixels import slabs
 
 sys.path.insert(0, str(Path(__file__).parent / "bench"))
 import memory

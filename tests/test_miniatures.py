@@ -17,9 +17,9 @@ import yaml
 from pycocotools import mask as coco_mask
 
 from etl.errors import UsageError
-from etl.labelmap import load_label_map, load_ontology
-from etl.manifest import Manifest, load_manifest
-from etl.miniature import Miniature, write_miniature
+from etl.labels.maps import load_label_map, load_ontology
+from etl.manifests.manifest import Manifest, load_manifest
+from etl.miniature.build import Miniature, write_miniature
 
 ROOT = Path(__file__).resolve().parents[1]
 PATHS = {p.stem: p for folder in ("manifests", "tests/miniatures") for p in sorted((ROOT / folder).glob("*.yaml"))}

@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from etl import shapes
 from etl.errors import ItemError, UsageError
-from etl.inventory import Inventory, inventory
 from etl.kinds import Grid, Lost, Objects, listings, read_layers
-from etl.manifest import Rule, load_manifest
-from etl.regions import Found
+from etl.manifests.manifest import Rule, load_manifest
+from etl.pixels import shapes
+from etl.pixels.regions import Found
+from etl.sources.inventory import Inventory, inventory
 
 SIZE = (20, 30)
 GRID = Grid("images/a.png", SIZE)

@@ -12,9 +12,9 @@ import SimpleITK as sitk  # noqa: N813
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from etl.inventory import Case, MaskFile
-from etl.manifest import Manifest, Rule
+from etl.manifests.manifest import Manifest, Rule
 from etl.results import committed, open_part, read
+from etl.sources.inventory import Case, MaskFile
 from stages import slice as slicing
 
 SHAPE = (36, 41, 33)

@@ -9,8 +9,8 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from etl import intensity, png
-from etl.regions import regions
+from etl.pixels import intensity, png
+from etl.pixels.regions import regions
 
 PICTURES = hnp.arrays(np.uint8, st.one_of(
     st.tuples(st.integers(1, 40), st.integers(1, 40)), st.tuples(st.integers(1, 9), st.integers(1, 9), st.just(3))))

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from etl import geometry, intensity, planes
+from etl.pixels import geometry, intensity, planes
 
 WAYS = [(p, f) for p in permutations(range(3)) for f in product((1, -1), repeat=3)]
 

@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 from test_demo_build import build, medglip
 
-from etl.checks import CHECKS, of_regions
-from etl.labelmap import load_ontology
+from etl.labels.maps import load_ontology
+from etl.quality.checks import CHECKS, of_regions
 
 WARNINGS = {name for name, check in CHECKS.items() if check.level == "warning"}
 SOURCES = ("demo_skin", "demo_ct_abdomen", "demo_ct_chest")

@@ -20,7 +20,8 @@ from dicom_writer import header, series, write
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from etl import burned_in, privacy
+from etl import privacy
+from etl.dicom import burned_in
 from etl.errors import UsageError
 
 PROGRAM = str(Path(sys.executable).with_name("medglip-etl"))

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from etl.case import Loaded, load
-from etl.inventory import inventory
-from etl.manifest import load_manifest
+from etl.manifests.manifest import load_manifest
+from etl.sources.case import Loaded, load
+from etl.sources.inventory import inventory
 
 DATA = Path(os.environ.get("MEDGLIP_TEST_DATA", Path(__file__).parents[1] / "../shared/data"))
 MANIFESTS = Path(__file__).parent / "real/manifests"

@@ -18,11 +18,11 @@ from typer.testing import CliRunner
 
 from etl.cli import app
 from etl.docs import pages
-from etl.labelmap import load_ontology
-from etl.manifest import Manifest, load_manifest, load_manifests
-from etl.proposal import propose
-from etl.sidedness import side, twin
-from etl.sourcelist import summary
+from etl.labels.maps import load_ontology
+from etl.manifests.manifest import Manifest, load_manifest, load_manifests
+from etl.sources.listing import summary
+from etl.sources.proposal import propose
+from etl.sources.sidedness import side, twin
 
 ROOT = Path(__file__).resolve().parents[1]
 REAL = Path(os.environ.get("MEDGLIP_TEST_DATA", ROOT.parent / "shared" / "data"))

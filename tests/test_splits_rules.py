@@ -6,9 +6,9 @@ from typing import Any, cast
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etl import splits
-from etl.inventory import Case
-from etl.manifest import Manifest
+from etl.manifests.manifest import Manifest
+from etl.sources import splits
+from etl.sources.inventory import Case
 
 ORDER = ("test", "val", "train")
 SOURCES = st.lists(

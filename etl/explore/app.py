@@ -25,8 +25,8 @@ from etl.explore.review import Desk
 from etl.explore.security import Guard, wants_part
 from etl.explore.site import Locate, Missing, Site, page
 from etl.explore.volumes import Volumes
-from etl.labelmap import load_ontology
-from etl.manifest import Manifest
+from etl.labels.maps import load_ontology
+from etl.manifests.manifest import Manifest
 
 ROUTES = [
     Route("/", pages.overview), Route("/browse", pages.browse),

@@ -9,8 +9,8 @@ import numpy.typing as npt
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from etl import samples
-from etl.label_diff import cropped
+from etl.labels.diff import cropped
+from etl.quality import samples
 
 THUMB = 320  # longest side, pixels
 CROP, GAP = 240, 8

@@ -20,10 +20,11 @@ from starlette.datastructures import UploadFile
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
-from etl import png, samples
 from etl.errors import UsageError
 from etl.explore import images, security
 from etl.explore.site import Missing, page, picture, site
+from etl.pixels import png
+from etl.quality import samples
 
 Pixels = npt.NDArray[np.uint8]  # (rows, columns) or (rows, columns, 3)
 Found = tuple[str, float, tuple[float, float, float, float]]

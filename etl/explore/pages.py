@@ -10,13 +10,14 @@ from PIL import Image
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from etl import charts, geometry, report
 from etl.errors import Failure, MedglipError, UsageError
 from etl.explore import images
 from etl.explore.queries import BINS, Figures
 from etl.explore.security import wants_part
 from etl.explore.site import STATIC, Missing, Site, page, picture, site, wanted
 from etl.explore.volumes import PRESETS, Volume
+from etl.pixels import geometry
+from etl.quality import charts, report
 
 STRIP = 4  # neighbours shown on each side
 CHOICES = ("category", "label", "source", "flag")

@@ -10,12 +10,12 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 
-from etl import report
 from etl.errors import UsageError
 from etl.explore import security
 from etl.explore.pages import place
 from etl.explore.review import ACTIONS, Decision, Entry
 from etl.explore.site import Missing, Site, address, page, picture, site
+from etl.quality import report
 
 EXAMPLES = 3
 NONE = (b'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 240 60" width="240" height="60"><text x="120" y="35" '

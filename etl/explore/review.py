@@ -11,12 +11,13 @@ from typing import Any, Literal
 import pyarrow.parquet as pq
 from PIL import Image
 
-from etl import label_file, store
+from etl import store
 from etl.errors import UsageError
 from etl.explore import images
-from etl.label_suggest import approved, by_program
-from etl.labelmap import Mapping, Ontology, load_label_map
-from etl.manifest import Manifest
+from etl.labels import file as label_file
+from etl.labels.maps import Mapping, Ontology, load_label_map
+from etl.labels.suggest import approved, by_program
+from etl.manifests.manifest import Manifest
 
 Action = Literal["approve", "change", "reject", "comment"]
 ACTIONS: tuple[Action, ...] = ("approve", "change", "reject", "comment")

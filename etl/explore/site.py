@@ -14,14 +14,14 @@ from markupsafe import Markup
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
-from etl.charts import number
 from etl.explore import filters, security
 from etl.explore.dataset import Dataset, Rows
 from etl.explore.filters import Filter
 from etl.explore.queries import Index
 from etl.explore.review import Desk
 from etl.explore.volumes import Volumes
-from etl.labelmap import Ontology
+from etl.labels.maps import Ontology
+from etl.quality.charts import number
 
 HERE = Path(__file__).parent
 TYPES = {".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".svg": "image/svg+xml"}

@@ -19,10 +19,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
 
-from etl import geometry, intensity, isolate
+from etl import isolate
 from etl.errors import Failure, ItemError
-from etl.inventory import Case, Inventory, inventory
-from etl.manifest import Manifest
+from etl.manifests.manifest import Manifest
+from etl.pixels import geometry, intensity
+from etl.sources.inventory import Case, Inventory, inventory
 
 KEPT = 4  # volumes in temporary files
 CT_WINDOW = (40.0, 400.0)
@@ -121,7 +122,7 @@ def case_of(found: Inventory, name: str) -> Case:
 
 def _write(job: tuple[Case, Manifest, Path, str, Path]) -> dict[str, Any]:
     """In the child: the volume of a case as a .npy file; its shape, and the window to begin with, or an error."""
-    from etl.case import load
+    from etl.sources.case import load
 
     member, manifest, root, name, path = job
     try:

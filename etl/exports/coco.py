@@ -8,8 +8,8 @@ from typing import Any
 import orjson
 import pyarrow as pa
 
-from etl.coco import KINDS, Lines
 from etl.exports.job import Job, Row, box
+from etl.release.coco import KINDS, Lines
 from etl.store import append
 
 IMAGE = ("file_name", "width", "height", "source", "modality", "axis", "slice_index", "case", "subject", "key")

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from etl.errors import UsageError
 from etl.exports.job import ID, Job, batches
-from etl.shards import COLUMNS, Part, feature
+from etl.release.shards import COLUMNS, Part, feature
 
 KEPT = {"image_id", "image", "width", "height", "key", "source", "modality", "caption", "license", "redistribution"}
 LISTS = {

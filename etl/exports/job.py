@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from etl.errors import Failure, UsageError
-from etl.grounding import BETWEEN
 from etl.progress import tracked
-from etl.records import SPLITS
+from etl.release.grounding import BETWEEN
+from etl.release.records import SPLITS
 
 BATCH = 16  # images in memory at a time, of each modality
 TAIL = 2**20  # bytes; more than the categories, licences and info that end a COCO file

@@ -10,7 +10,7 @@ import orjson
 
 from etl.errors import UsageError
 from etl.exports.job import Job, Row
-from etl.shards import SHARD_BYTES
+from etl.release.shards import SHARD_BYTES
 
 
 def write(job: Job, folder: Path) -> None:

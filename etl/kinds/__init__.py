@@ -17,7 +17,7 @@ from etl.kinds.pictures import fill_outline, name_colors
 from etl.kinds.values import integral, name_values
 
 if TYPE_CHECKING:
-    from etl.manifest import Rule
+    from etl.manifests.manifest import Rule
 
 __all__ = [
     "KINDS", "LISTINGS", "Annotation", "Grid", "Layer", "Lost", "Mask", "Object", "Objects", "fill_outline",

@@ -7,15 +7,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from etl import arrays, formats
+from etl import formats
 from etl.errors import ItemError
+from etl.formats import arrays
 from etl.kinds.layers import Grid, Layer, Mask, unite
 from etl.kinds.stack import stacked
 from etl.kinds.values import integral, meant, name_values
-from etl.raster import Array, Raster
+from etl.pixels.raster import Array, Raster
 
 if TYPE_CHECKING:
-    from etl.manifest import Rule
+    from etl.manifests.manifest import Rule
 
 
 def array_values(rule: "Rule", masks: Sequence[Mask], labels: dict[str, str], grid: Grid) -> list[Layer]:

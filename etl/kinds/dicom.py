@@ -7,17 +7,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from etl import dicom_planes, dicom_seg, formats, rtstruct
+from etl import formats
+from etl.dicom import planes as dicom_planes
+from etl.dicom import rtstruct
+from etl.dicom import seg as dicom_seg
 from etl.errors import ItemError
 from etl.isolate import alive
 from etl.kinds.layers import Annotation, Grid, Layer, Lost, Mask, unite
 from etl.kinds.values import file_per_label as label_files
 from etl.kinds.values import integral, meant, name_values
+from etl.pixels.raster import Array, Raster
 from etl.privacy import message
-from etl.raster import Array, Raster
 
 if TYPE_CHECKING:
-    from etl.manifest import Rule
+    from etl.manifests.manifest import Rule
 
 Group = tuple[str, str | None, list[Raster]]
 

@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from etl.errors import ItemError
-from etl.raster import STACK_AFFINE, Array, Origin, Raster
-from etl.regions import Found
+from etl.pixels.raster import STACK_AFFINE, Array, Origin, Raster
+from etl.pixels.regions import Found
 
 if TYPE_CHECKING:
-    from etl.manifest import Rule
+    from etl.manifests.manifest import Rule
 
 
 @dataclass(frozen=True, slots=True)

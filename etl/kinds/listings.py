@@ -16,17 +16,17 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from etl import shapes
 from etl.errors import ItemError
 from etl.kinds.layers import Annotation, Grid, Mask
 from etl.kinds.objects import Drawn, flat_size, placed, read_text, require_size
+from etl.pixels import shapes
+from etl.pixels.raster import unreadable
+from etl.pixels.regions import Found
+from etl.pixels.shapes import Size
 from etl.privacy import message
-from etl.raster import unreadable
-from etl.regions import Found
-from etl.shapes import Size
 
 if TYPE_CHECKING:
-    from etl.manifest import Rule
+    from etl.manifests.manifest import Rule
 
 OPEN_FILES = 8
 """Parsed files that a process keeps."""

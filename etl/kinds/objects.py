@@ -12,17 +12,17 @@ import numpy as np
 import orjson
 from PIL import Image
 
-from etl import shapes
 from etl.errors import ItemError
 from etl.isolate import alive
 from etl.kinds.layers import Annotation, Grid, Lost, Mask, Object, Objects
+from etl.pixels import shapes
+from etl.pixels.raster import unreadable
+from etl.pixels.regions import Found
+from etl.pixels.shapes import Size
 from etl.privacy import message
-from etl.raster import unreadable
-from etl.regions import Found
-from etl.shapes import Size
 
 if TYPE_CHECKING:
-    from etl.manifest import Rule
+    from etl.manifests.manifest import Rule
 
 MAX_FILE = 256 * 2**20
 """Largest text file of annotations in bytes."""

@@ -13,10 +13,10 @@ from etl import formats
 from etl.errors import ItemError
 from etl.kinds.layers import Grid, Layer, Mask, unite
 from etl.kinds.values import foreground
-from etl.raster import Array, Raster
+from etl.pixels.raster import Array, Raster
 
 if TYPE_CHECKING:
-    from etl.manifest import Rule
+    from etl.manifests.manifest import Rule
 
 LINE_SHARE, THIN_SHARE = 0.2, 0.5
 """A part that encloses nothing and covers less of its box than this is an open line, not a filled area;
@@ -24,6 +24,7 @@ the second where it is nowhere three pixels wide."""
 
 
 def color_map(rule: "Rule", masks: Sequence[Mask], labels: dict[str, str], grid: Grid) -> list[Layer]:
+    """One layer a colour picture; `labels` is keyed by `#rrggbb`."""
     return [name_colors(formats.read_colors(mask.path), labels, rule.tolerance, rule.background) for mask in masks]
 
 
@@ -61,6 +62,7 @@ def _distance(one: int, other: int) -> float:
 
 
 def outline(rule: "Rule", masks: Sequence[Mask], labels: dict[str, str], grid: Grid) -> list[Layer]:
+    """What drawn contours enclose, united under the label of `1`."""
     return unite([("1", labels.get("1"), [_filled(rule, mask.path) for mask in masks])])
 
 
@@ -111,6 +113,7 @@ def _closed_at_border(contour: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 
 def multipage(rule: "Rule", masks: Sequence[Mask], labels: dict[str, str], grid: Grid) -> list[Layer]:
+    """One layer a page of a TIFF; `labels` is keyed by the number of the page."""
     return [layer for mask in masks for layer in _pages(rule, mask.path, labels)]
 
 

@@ -11,10 +11,10 @@ from etl import formats
 from etl.errors import ItemError
 from etl.kinds.layers import Grid, Layer, Mask
 from etl.kinds.values import integral, meant, name_values
-from etl.raster import Array, Raster
+from etl.pixels.raster import Array, Raster
 
 if TYPE_CHECKING:
-    from etl.manifest import Rule
+    from etl.manifests.manifest import Rule
 
 
 def image_stack(rule: "Rule", masks: Sequence[Mask], labels: dict[str, str], grid: Grid) -> list[Layer]:

@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from etl import formats, slabs
+from etl import formats
 from etl.errors import ItemError, UsageError
+from etl.formats.pictures import is_jpeg
 from etl.kinds.layers import Grid, Layer, Mask, unite
-from etl.pictures import is_jpeg
-from etl.raster import Array, Raster, unreadable
+from etl.pixels import slabs
+from etl.pixels.raster import Array, Raster, unreadable
 
 if TYPE_CHECKING:
-    from etl.manifest import Rule
+    from etl.manifests.manifest import Rule
 
 INTEGRAL = 1e-3
 """A float label value this near to an integer is that integer."""
@@ -39,7 +40,7 @@ def label_map(rule: "Rule", masks: Sequence[Mask], labels: dict[str, str], grid:
 
 def _segments(path: Path, labels: dict[str, str]) -> list[Layer] | None:
     """The layers of a segmentation whose segments overlap or are named in ``labels``; else None."""
-    from etl import itk
+    from etl.formats import itk
 
     found = itk.read_segments(path)
     if found is None:
@@ -160,10 +161,12 @@ def foreground(rule: "Rule", path: Path) -> Raster:
 
 
 def binary(rule: "Rule", masks: Sequence[Mask], labels: dict[str, str], grid: Grid) -> list[Layer]:
+    """The foreground of all masks, united under the label of `1`."""
     return unite([("1", labels.get("1"), [foreground(rule, mask.path) for mask in masks])])
 
 
 def file_per_label(rule: "Rule", masks: Sequence[Mask], labels: dict[str, str], grid: Grid) -> list[Layer]:
+    """One layer a raw label; files of one label are united."""
     groups: dict[tuple[str | None, str], list[Path]] = {}
     for mask in masks:
         text = mask.label or ""

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from etl.errors import Failure, UsageError
-from etl.lineplot import COLORS
+from etl.evaluation.lineplot import COLORS
+from etl.markdown import table
 from etl.store import write_bytes, write_json
 from glip.downstream.experiment import SHOWN, Outcome
 
@@ -84,17 +85,16 @@ def table_md(document: Mapping[str, Any], rows: Sequence[Row]) -> str:
     for row in rows:
         by_model[f"{row['model']} ({row['arm']}, published)"][row["metric"]] = row["value"]
     head = ["metric", *arms, *by_model]
-    lines = [_line(head), _line(["---"] * len(head))]
+    lines = []
     for name in names:
         mine = [number(arms[arm][name]["value"], arms[arm][name]["interval"]) for arm in arms]
-        lines.append(_line([name, *mine, *(m.get(name, "–") for m in by_model.values())]))
+        lines.append([name, *mine, *(m.get(name, "–") for m in by_model.values())])
     others = [arm for arm in arms if arm != "none"]
-    lines += ["", _line(["difference to none", *others]), _line(["---"] * (len(others) + 1))]
+    changes = []
     for name in names:
         cells = [number(arms[a][name]["difference"], arms[a][name]["difference_interval"]) for a in others]
-        lines.append(_line([name, *cells]))
-    lines += ["", *_notes(document)]
-    return "\n".join([*lines, ""])
+        changes.append([name, *cells])
+    return "\n".join([table(head, lines), table(["difference to none", *others], changes), *_notes(document), ""])
 
 
 def _notes(document: Mapping[str, Any]) -> list[str]:
@@ -106,10 +106,6 @@ def _notes(document: Mapping[str, Any]) -> list[str]:
     notes += [f"- {arm}: {n} refused" for arm, n in document.get("refused", {}).items() if n]
     notes += [f"- no {what}: {why}" for what, why in document.get("missing", {}).items()]
     return notes
-
-
-def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(c.replace("|", "\\|") for c in cells) + " |"
 
 
 def chart(title: str, arms: Mapping[str, Any], rows: Sequence[Row]) -> str:

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from etl.demo_shapes import ellipse, texture
-from etl.png import encode
+from etl.demo.shapes import ellipse, texture
+from etl.pixels.png import encode
 from etl.store import write_bytes
 from glip.downstream.items import Question, Region, Size, Study, write_items
 

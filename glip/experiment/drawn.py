@@ -16,10 +16,10 @@ import yaml
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from etl import label_file
-from etl.demo_shapes import Floats
-from etl.labelmap import Mapping
-from etl.png import encode
+from etl.demo.shapes import Floats
+from etl.labels import file as label_file
+from etl.labels.maps import Mapping
+from etl.pixels.png import encode
 from etl.store import write_bytes
 from glip.phantoms import SCENES
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from etl.errors import Failure
-from etl.labelmap import load_ontology
+from etl.labels.maps import load_ontology
 from glip.config import MAX_TOKENS
 from glip.data import Sample, open_dataset
 from glip.experiment.detector import Job, Rows

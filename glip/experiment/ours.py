@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from etl.labelmap import load_ontology
+from etl.labels.maps import load_ontology
 from glip.checkpoint import load_official_experts
 from glip.config import size
 from glip.data import open_dataset

@@ -8,9 +8,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from etl.detections import read_results, read_truth
-from etl.evaluation import Settings, evaluate
-from etl.lineplot import line_plot
+from etl.evaluation.detections import read_results, read_truth
+from etl.evaluation.lineplot import line_plot
+from etl.evaluation.scores import Settings, evaluate
 from etl.store import read_json, write_bytes, write_json
 from glip.experiment.plots import dots
 from glip.experiment.protocol import Protocol, Study

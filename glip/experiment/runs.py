@@ -12,7 +12,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import platform
@@ -23,11 +22,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from etl.detections import fingerprint, read_results, read_truth
 from etl.errors import Failure, UsageError
-from etl.evaluation import Settings, evaluate
-from etl.provenance import git_commit, versions
-from etl.store import digest, read_json, write_bytes, write_json
+from etl.evaluation.detections import fingerprint, read_results, read_truth
+from etl.evaluation.provenance import git_commit, versions
+from etl.evaluation.scores import Settings, evaluate
+from etl.store import digest, read_json, sha256, write_bytes, write_json
 from glip.experiment.detector import Detector, Job, detector
 from glip.experiment.protocol import GlipModel, Model, Protocol
 from glip.experiment.selection import Selection, people, shared, testing, training, written
@@ -137,8 +136,7 @@ def _init(model: Model) -> dict[str, str]:
 
 @lru_cache(maxsize=8)
 def _sha256(path: Path, _: int) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return sha256(path)
 
 
 def _told(selection: Selection) -> dict[str, Any]:
@@ -185,7 +183,7 @@ def _do(run: Run, chosen: Detector, bootstrap: int) -> None:
     for test, selection in run.job.tests.items():
         write_json(folder / "scores" / f"{test}.json", scored(folder, test, selection.truth, bootstrap))
     files = [folder / "settings.json", *(folder / "predictions" / f"{t}.json" for t in run.job.tests)]
-    sums = {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+    sums = {str(p.relative_to(folder)): sha256(p) for p in files}
     spent = read_json(folder / "spent.json")
     lender = str(run.job.lender.relative_to(run.job.folder.parents[2])) if run.job.lender else None
     write_json(folder / "run.json", {"key": run.key, "sha256": sums, "weights_of": lender, **spent})

@@ -19,9 +19,9 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from etl.detections import read_json
 from etl.errors import Failure, UsageError
-from etl.labelmap import load_ontology
+from etl.evaluation.detections import read_json
+from etl.labels.maps import load_ontology
 from etl.store import TableFile, write_bytes, write_json
 from etl.store import read_json as stored
 from glip.experiment.protocol import Amount, HeldOut, Study

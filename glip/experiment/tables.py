@@ -9,7 +9,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from etl.evaluation import IMAGE_GROUPINGS
+from etl.evaluation.scores import IMAGE_GROUPINGS
+from etl.markdown import table as pipes
 from etl.store import read_json
 from glip.experiment.protocol import Protocol, Study
 
@@ -174,9 +175,7 @@ def markdown(title: str, found: Sequence[Table]) -> str:
     parts = [f"# {title}\n", "AP [95 % interval] / AP50, in percent; means over the seeds, widest interval of them.\n"]
     for table in found:
         parts += [f"## {table.study}\n", *([f"{table.about}\n"] if table.about else [])]
-        lines = [_head(table), ["---"] * (3 + len(table.columns)), *_body(table)]
-        parts += ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
-        parts.append("")
+        parts.append(pipes(_head(table), _body(table)))
     return "\n".join(parts)
 
 

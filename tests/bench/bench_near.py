@@ -10,7 +10,7 @@ import time
 
 import numpy as np
 
-from etl.nearby import candidates
+from etl.quality.nearby import candidates
 
 COPIES = 100
 

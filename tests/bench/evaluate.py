@@ -18,9 +18,9 @@ OURS = """
 import json, sys
 from pathlib import Path
 import numpy as np
-from etl.detections import read_results, read_truth
-from etl.matching import match
-from etl.precision import METRICS, averaged, measured, ranked
+from etl.evaluation.detections import read_results, read_truth
+from etl.evaluation.matching import match
+from etl.evaluation.precision import METRICS, averaged, measured, ranked
 truth = read_truth(Path(sys.argv[1]))
 table = ranked(truth, match(truth, read_results(Path(sys.argv[2]), truth), False))
 values = measured(table, np.ones(len(truth.images), np.int64))

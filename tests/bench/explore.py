@@ -26,10 +26,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from etl.labelmap import load_ontology
-from etl.labeltable import LabelTable, label_table
-from etl.records import SPLITS
-from etl.shards import GROUP_ROWS, REGION, schema
+from etl.labels.maps import load_ontology
+from etl.labels.table import LabelTable, label_table
+from etl.release.records import SPLITS
+from etl.release.shards import GROUP_ROWS, REGION, schema
 
 BUNDLED = Path(__file__).parents[2] / "label_maps"
 PNG = base64.b64decode(

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from etl.labelmap import load_ontology
+from etl.labels.maps import load_ontology
 from glip import phantoms
 from glip.batches import Collator, Plan
 from glip.config import glip_t, nano

@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from etl import kernels_numba as kernels
+from etl.kernels import compiled as kernels
 
 TRACE_ME, STEP = 0, 9
 WIDTH, ROWS = 64, 8

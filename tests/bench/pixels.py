@@ -10,10 +10,12 @@ import plain
 import workloads
 from timing import Process, Row, cpu_of, family
 
-from etl import nifti, png, runner
-from etl.inventory import Case, MaskFile
-from etl.manifest import load_manifest
+from etl import runner
+from etl.formats import nifti
+from etl.manifests.manifest import load_manifest
+from etl.pixels import png
 from etl.results import committed, open_part
+from etl.sources.inventory import Case, MaskFile
 from stages import cut
 from stages import slice as slicing
 from stages.plan import BATCH_CASES

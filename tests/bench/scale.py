@@ -25,11 +25,11 @@ import pyarrow.parquet as pq
 import yaml
 
 from etl import store
-from etl.inventory import Case, MaskFile
-from etl.labelmap import load_label_map, load_ontology
-from etl.manifest import Manifest
-from etl.regions import regions
+from etl.labels.maps import load_label_map, load_ontology
+from etl.manifests.manifest import Manifest
+from etl.pixels.regions import regions
 from etl.results import CASES, IMAGES, REGIONS
+from etl.sources.inventory import Case, MaskFile
 from stages import pipeline, tables
 from stages.plan import Options, Work
 from stages.slice import Unit
@@ -141,7 +141,7 @@ def fingerprints(slices: list[tuple[str, str, int]], rng: np.random.Generator) -
 
 
 def seen(modality: str, volume: bool, rng: np.random.Generator) -> dict[str, Any]:
-    """What `etl.evidence` notes of an ordinary image."""
+    """What `etl.quality.evidence` notes of an ordinary image."""
     values = {"distinct": 256, "low": 0.0, "high": 255.0, "bits": 8, "flat": 0.2, "extremes": 0.3, "finite": 1.0}
     if volume:
         values |= {"distinct": 1024, "low": -1024.0, "high": 1500.0, "bits": 16}

@@ -15,7 +15,7 @@ from pydicom.encaps import generate_frames
 from pydicom.pixels import get_decoder
 from timing import Row, cpu_of
 
-from etl import dicom
+from etl.dicom import read as dicom
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from dicom_writer import AXIAL, header, write

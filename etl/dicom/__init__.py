@@ -1,0 +1,1 @@
+"""DICOM: headers, planes, series, pixels, codecs, segmentations. Only here is pydicom known; see docs/dicom.md."""

@@ -1,0 +1,1 @@
+"""The ontology and the label maps: read, checked, proposed, reviewed, compared."""

@@ -1,0 +1,1 @@
+"""A tiny raw folder drawn from a manifest alone, and the regions to be found in it."""

@@ -1,0 +1,1 @@
+"""Arrays: geometry, intensities, regions, shapes, fingerprints. Pure; no file is read here."""

@@ -1,0 +1,1 @@
+"""What is known of how good a dataset is: evidence, checks, copies, leaks, differences, the report."""

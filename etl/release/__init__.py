@@ -1,0 +1,1 @@
+"""What `export` writes: records, COCO, grounding, shards, statistics, the card."""
