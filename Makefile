@@ -5,7 +5,7 @@ OUT ?= out
 DEMO = $(OUT)/demo
 BENCH ?= $(OUT)/bench
 
-.PHONY: setup build-dataset test test-all lint docs-sources bench constraints bench-large bench-scale bench-explore
+.PHONY: setup build-dataset test test-all lint docs bench constraints bench-large bench-scale bench-explore
 setup: $(VENV)/.done
 $(VENV)/.done: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -46,8 +46,9 @@ lint: $(VENV)/.dev
 	$(BIN)/medglip-etl labels lint
 bench: $(VENV)/.dev
 	$(BIN)/python tests/bench/bench.py $(BENCH) --report docs/performance.md
-docs-sources: $(VENV)/.done
+docs: $(VENV)/.dev
 	$(BIN)/python -m etl.docs
+	$(BIN)/python -m sphinx -q -W --keep-going -b html docs "$(OUT)/docs"
 constraints:  # the newest versions that pyproject.toml allows, into constraints.txt
 	$(PYTHON) -m venv --clear "$(OUT)/resolve"
 	"$(OUT)/resolve/bin/pip" install -q -e '.[dev]'

@@ -294,4 +294,4 @@ def test_most_sources_are_documented(bundled: dict[str, Manifest]) -> None:
 
 def test_the_page_of_all_sources_is_up_to_date() -> None:
     for path, text in pages().items():
-        assert path.read_text() == text, f"{path.name} is stale: make docs-sources"
+        assert path.read_text() == text, f"{path.name} is stale: make docs"

@@ -19,7 +19,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
 WHOLE_BODY, MANY = "whole body", 4
 HEAD = """# The sources
 
-Generated from `manifests/*.yaml` by `make docs-sources`; do not edit. Ordered by body region, then by modality, then
+Generated from `manifests/*.yaml` by `make docs`; do not edit. Ordered by body region, then by modality, then
 ascending by the documented number of images or volumes: the order in which to build with the least data first.
 `status`: `verified` where file layout and label values were both read in public code, documentation or real files,
 `documented` where one of them was, `unverified` where neither was.
