@@ -251,3 +251,11 @@ def test_every_page_is_in_the_table_of_contents() -> None:
     listed = (ROOT / "docs/index.md").read_text()
     for path in sorted((ROOT / "docs").glob("*.md")):
         assert path.stem == "index" or re.search(rf"^{path.stem}$", listed, re.M), f"{path.name} is in no toctree"
+
+
+@pytest.mark.parametrize("page", pages())
+def test_the_files_that_a_page_names_are_there(page: str) -> None:
+    text = (ROOT / page).read_text()
+    folders = "etl|stages|glip|tests|docs|label_maps|manifests"
+    for name in re.findall(rf"`((?:{folders})/[\w./-]+\.(?:py|csv|md|yaml|json))`", text):
+        assert (ROOT / name).exists(), f"{page}: no {name}"
