@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import random
 from pathlib import Path
 
@@ -10,13 +9,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from program import DATA
 
 from etl.errors import Failure, UsageError
 from glip.downstream import answers, captions, clinical, meteor
 from glip.downstream.paired import Bootstrap, compare
 from glip.downstream.rescore import rescore
 
-DATA = Path(os.environ.get("MEDGLIP_TEST_DATA", Path(__file__).resolve().parents[1] / "../shared/data"))
 PUBLISHED = {
     "MIMIC-ABN": (0.332941485284305, 0.09640813325920791, 0.13686042310440802, 0.2517498610422844, 0.23894714779634582),
     "MIMIC-CXR": (0.41114996799739173, 0.1582088781713785, 0.17633810974007486, 0.3195399064699496, 0.3599887171235285),

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from program import build, medglip
 from scipy import ndimage
-from test_demo_build import build, medglip
 from test_faults import settings
 
 from etl.pixels import hashes

