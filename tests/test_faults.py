@@ -102,10 +102,13 @@ def start(folder: Path, out: Path) -> "subprocess.Popen[bytes]":
     return subprocess.Popen(arguments(folder, out), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
 
 
-def kill_a_worker(build: "subprocess.Popen[bytes]", moments: random.Random) -> bool:
-    """Kill -9 one of the build's worker processes, if there is one at this moment."""
+READER, WORKER = "etl.isolate", "spawn_main"
+
+
+def kill_one(build: "subprocess.Popen[bytes]", moments: random.Random, kind: str) -> bool:
+    """Kill -9 one of the build's processes of this kind, if there is one at this moment."""
     with contextlib.suppress(psutil.NoSuchProcess):
-        workers = [p for p in psutil.Process(build.pid).children(True) if "spawn_main" in " ".join(p.cmdline())]
+        workers = [p for p in psutil.Process(build.pid).children(True) if kind in " ".join(p.cmdline())]
         if workers:
             moments.choice(workers).kill()
             return True
@@ -118,26 +121,26 @@ def test_killed_at_any_moment_it_resumes_to_the_same_bytes(tmp_path: Path) -> No
         volume(tmp_path / "raw" / "ct", f"case{n:02d}", (64, 64, 60), n)
     subprocess.run(arguments(tmp_path, tmp_path / "calm"), check=True, capture_output=True)
     moments = random.Random(7)
-    workers_killed = 0
+    readers_killed = 0
     for n in range(10):
         build = start(tmp_path, tmp_path / "killed")
         time.sleep(moments.uniform(0.3, 4.5))
         if n % 2:
-            while build.poll() is None and not kill_a_worker(build, moments):
+            while build.poll() is None and not kill_one(build, moments, READER):
                 time.sleep(0.05)
-            workers_killed += build.poll() is None
+            readers_killed += build.poll() is None
             time.sleep(moments.uniform(0, 1))
         build.kill()
         build.wait()
-    assert workers_killed
+    assert readers_killed
     subprocess.run(arguments(tmp_path, tmp_path / "killed"), check=True, capture_output=True)
     assert tree(tmp_path / "killed") == tree(tmp_path / "calm")
 
 
 def test_a_build_outlives_its_workers(tmp_path: Path) -> None:
     settings(tmp_path, "ct", "ct", "nii.gz", "label_map")
-    for n in range(12):
-        volume(tmp_path / "raw" / "ct", f"case{n:02d}", (64, 64, 60), n)
+    for n in range(12):  # of a size that is worth a cluster
+        volume(tmp_path / "raw" / "ct", f"case{n:02d}", (128, 128, 80), n)
     subprocess.run(arguments(tmp_path, tmp_path / "calm"), check=True, capture_output=True)
     moments = random.Random(3)
     build = start(tmp_path, tmp_path / "hurt")
@@ -145,7 +148,7 @@ def test_a_build_outlives_its_workers(tmp_path: Path) -> None:
     while build.poll() is None and killed < 3:
         time.sleep(0.1)
         if any((tmp_path / "hurt" / "stages" / "slice").rglob("*.tmp")):  # in the middle of a batch
-            killed += kill_a_worker(build, moments)
+            killed += kill_one(build, moments, WORKER)
             time.sleep(0.5)
     assert killed
     assert build.wait() == 0
