@@ -102,13 +102,14 @@ def start(folder: Path, out: Path) -> "subprocess.Popen[bytes]":
     return subprocess.Popen(arguments(folder, out), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
 
 
-READER, WORKER = "etl.isolate", "spawn_main"
+READER, WORKER = ("etl.isolate",), ("spawn_main", "dask worker")  # words of their command lines
 
 
-def kill_one(build: "subprocess.Popen[bytes]", moments: random.Random, kind: str) -> bool:
+def kill_one(build: "subprocess.Popen[bytes]", moments: random.Random, words: tuple[str, ...]) -> bool:
     """Kill -9 one of the build's processes of this kind, if there is one at this moment."""
     with contextlib.suppress(psutil.NoSuchProcess):
-        workers = [p for p in psutil.Process(build.pid).children(True) if kind in " ".join(p.cmdline())]
+        children = psutil.Process(build.pid).children(True)
+        workers = [p for p in children if any(word in " ".join(p.cmdline()) for word in words)]
         if workers:
             moments.choice(workers).kill()
             return True
