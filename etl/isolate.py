@@ -42,12 +42,16 @@ class Limits:
 
 
 class Died(Exception):  # noqa: N818
-    """The child ended while it worked on item `at` (the last it named); `error` is the reason for quarantine."""
+    """The child ended while it worked on item `at` (the last it named); `error` is the reason for quarantine.
 
-    def __init__(self, at: str, error: ItemError) -> None:
+    `killed`: by somebody else, a person or a system short of memory, which may be no fault of the item.
+    """
+
+    def __init__(self, at: str, error: ItemError, *, killed: bool = False) -> None:
         super().__init__(at, error)
         self.at = at
         self.error = error
+        self.killed = killed
 
 
 def limits(memory: int | None = None) -> Limits:
@@ -105,7 +109,8 @@ class _Child:
                     raise Failure(payload.decode())
                 self._at = payload.decode() or self._at
         except (EOFError, BrokenPipeError):
-            raise Died(self._at, self._cause()) from None
+            error = self._cause()
+            raise Died(self._at, error, killed=self._process.returncode == -signal.SIGKILL) from None
         except TimeoutError:
             self._process.kill()
             self._cause()

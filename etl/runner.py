@@ -1,4 +1,4 @@
-"""Units of work over Dask; nothing else in the project knows Dask."""
+"""Units of work over Dask, or one after another in this process; nothing else in the project knows Dask."""
 
 import importlib.util
 import logging
@@ -16,6 +16,15 @@ R = TypeVar("R")
 IN_FLIGHT_PER_THREAD = 4
 ASK_EVERY_S = 2.0
 LOST = "the Dask scheduler is gone; give the same command again when it is back: what was done is kept"
+
+
+class Here:
+    """Runs units one after another in this process; what a file can break is a child process of it all the same."""
+
+    def map(self, work: Callable[[U], R], units: Iterable[U], *, alone: bool = False) -> Iterator[tuple[U, R | None]]:
+        """(unit, result) of each unit, in order."""
+        for unit in units:
+            yield unit, work(unit)
 
 
 class Pool:

@@ -6,6 +6,7 @@ worker, and `etl.results` says what it commits.
 
 import os
 import tempfile
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -26,6 +27,7 @@ from etl.sources.inventory import Case
 HEADERS = (".mhd", ".hdr", ".nhdr", ".hdr.gz")
 VERSION = 9
 AT_ONCE = 8  # downloads
+TRIES = 4  # of a case whose process somebody else kills
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,11 +125,14 @@ def run(batch: Batch) -> list[dict[str, Any]]:
 
 def _run(batch: Batch) -> list[dict[str, Any]]:
     fatal: dict[str, tuple[str, str]] = {}
-    keys = {unit.key for unit in batch.units}
+    keys, killed = {unit.key for unit in batch.units}, Counter[str]()
     while True:
         try:
             accounts: list[dict[str, Any]] = isolate.call(_in_child, (batch, fatal), isolate.limits(batch.memory_limit))
         except isolate.Died as died:
+            killed[died.at] += died.killed
+            if died.killed and killed[died.at] < TRIES:  # by a person, or for what its neighbours took
+                continue
             if died.at not in keys or died.at in fatal:
                 raise Failure(f"the process that reads images does not work: {died.error.detail}") from died
             fatal[died.at] = (died.error.reason, died.error.detail)

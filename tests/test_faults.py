@@ -69,10 +69,14 @@ def start(folder: Path, out: Path) -> "subprocess.Popen[bytes]":
     return subprocess.Popen(arguments(folder, out), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
 
 
-def kill_a_worker(build: "subprocess.Popen[bytes]", moments: random.Random) -> bool:
-    """Kill -9 one of the build's worker processes, if there is one at this moment."""
+READER, WORKER = ("etl.isolate",), ("spawn_main", "dask worker")  # words of their command lines
+
+
+def kill_one(build: "subprocess.Popen[bytes]", moments: random.Random, words: tuple[str, ...]) -> bool:
+    """Kill -9 one of the build's processes of this kind, if there is one at this moment."""
     with contextlib.suppress(psutil.NoSuchProcess):
-        workers = [p for p in psutil.Process(build.pid).children(True) if "spawn_main" in " ".join(p.cmdline())]
+        children = psutil.Process(build.pid).children(True)
+        workers = [p for p in children if any(word in " ".join(p.cmdline()) for word in words)]
         if workers:
             moments.choice(workers).kill()
             return True
@@ -85,18 +89,18 @@ def test_killed_at_any_moment_it_resumes_to_the_same_bytes(tmp_path: Path) -> No
         volume(tmp_path / "raw" / "ct", f"case{n:02d}", (64, 64, 60), n)
     subprocess.run(arguments(tmp_path, tmp_path / "calm"), check=True, capture_output=True)
     moments = random.Random(7)
-    workers_killed = 0
+    readers_killed = 0
     for n in range(10):
         build = start(tmp_path, tmp_path / "killed")
         time.sleep(moments.uniform(0.3, 4.5))
         if n % 2:
-            while build.poll() is None and not kill_a_worker(build, moments):
+            while build.poll() is None and not kill_one(build, moments, READER):
                 time.sleep(0.05)
-            workers_killed += build.poll() is None
+            readers_killed += build.poll() is None
             time.sleep(moments.uniform(0, 1))
         build.kill()
         build.wait()
-    assert workers_killed
+    assert readers_killed
     subprocess.run(arguments(tmp_path, tmp_path / "killed"), check=True, capture_output=True)
     assert tree(tmp_path / "killed") == tree(tmp_path / "calm")
 
@@ -104,7 +108,7 @@ def test_killed_at_any_moment_it_resumes_to_the_same_bytes(tmp_path: Path) -> No
 def test_a_build_outlives_its_workers(tmp_path: Path) -> None:
     write_source(tmp_path, "ct", "ct")
     for n in range(12):
-        volume(tmp_path / "raw" / "ct", f"case{n:02d}", (64, 64, 60), n)
+        volume(tmp_path / "raw" / "ct", f"case{n:02d}", (128, 128, 80), n)
     subprocess.run(arguments(tmp_path, tmp_path / "calm"), check=True, capture_output=True)
     moments = random.Random(3)
     build = start(tmp_path, tmp_path / "hurt")
@@ -112,7 +116,7 @@ def test_a_build_outlives_its_workers(tmp_path: Path) -> None:
     while build.poll() is None and killed < 3:
         time.sleep(0.1)
         if any((tmp_path / "hurt" / "stages" / "slice").rglob("*.tmp")):  # in the middle of a batch
-            killed += kill_a_worker(build, moments)
+            killed += kill_one(build, moments, WORKER)
             time.sleep(0.5)
     assert killed
     assert build.wait() == 0

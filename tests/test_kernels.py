@@ -124,14 +124,15 @@ def test_fingerprints(dimensions: int, seed: int, values: int, bound: int) -> No
 
 
 @settings(max_examples=60)
-@given(hnp.arrays(np.uint8, hnp.array_shapes(min_dims=2, max_dims=2, max_side=12), elements=st.integers(0, 3)),
+@given(hnp.arrays(np.uint8, hnp.array_shapes(min_dims=3, max_dims=3, max_side=9), elements=st.integers(0, 3)),
        st.lists(st.booleans(), min_size=4, max_size=4), st.integers(0, 9))  # fmt: skip
-def test_measured(plane: np.ndarray, split: list[bool], least: int) -> None:
-    boxes = plain.extents(plane[None], 4)[0][0]
-    numbers = np.flatnonzero(boxes[:, 0])
-    area, low, high, left, right = boxes[numbers].T
+def test_measured(planes: np.ndarray, split: list[bool], least: int) -> None:
+    tables = plain.extents(planes, 4)[0]
+    where, numbers = np.nonzero(tables[..., 0])
+    area, low, high, left, right = tables[where, numbers].T
     there = np.stack([area, left, low, right - left + 1, high - low + 1], axis=1).astype(np.int32)
-    one, other = (k.measured(plane, numbers, there, np.array(split)[numbers], least) for k in (fast, plain))
+    wanted = np.array(split)[numbers]
+    one, other = (k.measured(planes, where, numbers, there, wanted, least) for k in (fast, plain))
     np.testing.assert_array_equal(one[0], other[0])
     assert one[1] == other[1]
 

@@ -1,6 +1,7 @@
 """The command line: the only place where stages, settings and terminal meet."""
 
 import json
+import os
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -23,6 +24,7 @@ from etl.errors import Failure, UsageError
 from etl.objects import is_remote
 from stages import STAGES
 
+os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")  # looking for some reads every installed package: 15 ms
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
     rich_markup_mode=None,  # drawing boxes costs a third of the time of `--help`

@@ -8,7 +8,6 @@ import typer
 
 from etl.cli.common import AsJson, told
 from etl.exports import FORMATS
-from etl.release.records import SPLITS
 
 Format = Annotated[str, typer.Option("--format", help=f"{', '.join(FORMATS)}.")]
 To = Annotated[Path | None, typer.Option("--to", help="Where it goes. Default: OUT/exports/FORMAT.")]
@@ -32,6 +31,7 @@ def export(
     Example: medglip-etl export out --format cvat --to for-cvat --split val
     """
     from etl.exports.run import export as write
+    from etl.release.records import SPLITS
 
     done = write(out, name, to=to, splits=split or SPLITS, level=level, images=images)
     print(json.dumps(done) if as_json else f"{done['images']} images, {done['regions']} regions in {done['to']}")

@@ -23,6 +23,7 @@ __all__ = [
 
 Voxels = NDArray[Any]
 Extents = NDArray[np.int32]
+Places = NDArray[np.int64]
 TILE = 16  # lines of the fast axis that are read together, few enough to stay in the first-level cache
 
 
@@ -215,18 +216,20 @@ def connected(part: Voxels, value: int) -> bool:
 
 
 @njit(cache=True, nogil=True)
-def _measured(plane, numbers, boxes, split, least, whole, ends):  # type: ignore[no-untyped-def]
+def _measured(planes, where, numbers, boxes, split, least, whole, ends):  # type: ignore[no-untyped-def]
     """Returns the letters of all RLE one after another; those of value n end at `ends[n]`."""
-    letters, size = np.empty(4096, np.uint8), 0
+    letters, size, most = np.empty(4096, np.uint8), 0, 0
+    for n in range(boxes.shape[0]):
+        most = max(most, boxes[n, 3] * (boxes[n, 4] + 1))
+    runs, chains = np.empty(most + 2, np.int64), np.empty((3, most), np.int64)
     for n in range(numbers.shape[0]):
         area, x, y, width, height = boxes[n]
+        plane = planes[where[n]]
         part = plane[y : y + height, x : x + width]
         whole[n] = True
         if split[n] and area < width * height:
-            starts, run_ends, parents = np.empty((3, height * (width // 2 + 1)), np.int64)
-            whole[n] = _connected(part, numbers[n], starts, run_ends, parents)
+            whole[n] = _connected(part, numbers[n], chains[0], chains[1], chains[2])
         if whole[n] and area >= least:
-            runs = np.empty(width * (height + 1) + 2, np.int64)
             count = _runs(part, numbers[n], y, x, plane.shape[0], plane.shape[1], runs)
             if size + 13 * count > letters.shape[0]:
                 more = np.empty(2 * (size + 13 * count), np.uint8)
@@ -238,11 +241,11 @@ def _measured(plane, numbers, boxes, split, least, whole, ends):  # type: ignore
 
 
 def measured(
-    plane: Voxels, numbers: NDArray[np.int64], boxes: NDArray[np.int32], split: NDArray[np.bool_], least: float
+    planes: Voxels, where: Places, numbers: Places, boxes: Extents, split: NDArray[np.bool_], least: float
 ) -> tuple[NDArray[np.bool_], list[bytes | None]]:
-    """See `etl.kernels.plain.measured`: one call for all values of a plane, as calls cost more than small regions."""
+    """See `etl.kernels.plain.measured`: one call for all planes of an axis, as calls cost more than small regions."""
     whole, ends = np.empty(numbers.size, np.bool_), np.empty(numbers.size, np.int64)
-    letters = _measured(plane, numbers, boxes, split, least, whole, ends).tobytes()
+    letters = _measured(planes, where, numbers, boxes, split, least, whole, ends).tobytes()
     bounds = [0, *ends.tolist()]
     return whole, [letters[a:b] or None for a, b in pairwise(bounds)]
 

@@ -74,7 +74,7 @@ def calls(rows: int) -> dict[str, Callable[[], object]]:
         "straight": lambda: kernels.straight(grey, np.float32(-160), np.float32(0.6375), (True, True)),
         "looked_up": lambda: kernels.looked_up(grey, table, -32768),
         "looked_up_across": lambda: kernels.looked_up_across(grey[:, None], table, -32768, 0, WIDTH),
-        "measured": lambda: kernels.measured(labels, numbers, boxes, np.array([True]), 0.0),
+        "measured": lambda: kernels.measured(labels[None], np.array([0]), numbers, boxes, np.array([True]), 0.0),
         "histogram": lambda: kernels.histogram(grey, -200, 400),
         "digest": lambda: kernels.digest(shown),
         "block_sums": lambda: kernels.block_sums(shown, 4),
