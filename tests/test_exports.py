@@ -93,6 +93,8 @@ def test_odvg(out: Path, made: Any, name: str, level: str) -> None:
         expected = read.plain(read.truth(out, split, level))
         assert read.of_coco(folder / f"{split}.json", folder / "images", 0) == expected
         entries = read.lines(folder / f"{split}.jsonl")
+        assert all(e.get("file_name", e["filename"]) == e["filename"] and ("file_name" in e) == (name == "tao")
+                   for e in entries)  # fmt: skip
         assert {e["filename"]: read.detections(e, names) for e in entries} == expected
         assert {e["filename"]: read.groundings(e, name == "odvg-mmdet") for e in entries} == read.truth(
             out, split, "phrase"

@@ -1,8 +1,8 @@
 """Exports of a small built demo, read back by the very programs they are for, and compared box by box with the shards.
 
 A reader whose requirements do not agree with ours is installed into a folder of its own, once for all runs, without
-what we have already; GLIP and Open-GroundingDino are on no package index: a folder with their clones is named by the
-environment, `MEDGLIP_READERS=FOLDER` (`FOLDER/GLIP`, `FOLDER/Open-GroundingDino`).
+what we have already. GLIP, Open-GroundingDino and TAO are on no package index: the environment names the folder that
+holds clones of their repositories, `MEDGLIP_READERS=FOLDER`.
 """
 
 import json
@@ -27,6 +27,10 @@ from shown import digest
 SOURCES = ("demo_mri_heart", "demo_fundus_boxes", "demo_us_breast", "demo_us_fetal")
 READERS = Path(__file__).parent / "readers"
 NO_TORCHVISION = "Metadata-Version: 2.1\nName: torchvision\nVersion: 0.28.0\n"
+ODVG = {
+    "odvg-open-groundingdino": "Open-GroundingDino/datasets/odvg.py",
+    "tao": "tao_pytorch_backend/nvidia_tao_pytorch/cv/grounding_dino/dataloader/odvg.py",
+}
 Shown = dict[str, read.Boxes]
 
 
@@ -155,9 +159,10 @@ def drawn(out: Path, found: read.Boxes) -> None:
 
 
 @pytest.mark.parametrize("level", ["category", "label"])
-@pytest.mark.parametrize("name", ["odvg-open-groundingdino", "tao"])
-def test_open_groundingdino(out: Path, made: Make, name: str, level: str) -> None:
-    found = shown("open_groundingdino", clone("Open-GroundingDino"), made(name, level))
+@pytest.mark.parametrize(("name", "file"), ODVG.items())
+def test_odvg(out: Path, made: Make, name: str, file: str, level: str) -> None:
+    repository, _, path = file.partition("/")
+    found = shown("odvg", clone(repository) / path, made(name, level))
     assert found["od"] == read.plain(truth(out, level))
     assert found["vg"] == truth(out, "phrase")
 
