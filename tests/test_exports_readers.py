@@ -1,8 +1,8 @@
 """Exports of a small built demo, read back by the very programs they are for, and compared box by box with the shards.
 
 A reader whose requirements do not agree with ours is installed into a folder of its own, once for all runs, without
-what we have already. GLIP, Open-GroundingDino and TAO are on no package index: the environment names the folder that
-holds clones of their repositories, `MEDGLIP_READERS=FOLDER`.
+what we have already. GLIP, LLaVA, Open-GroundingDino and TAO are on no package index: the environment names the folder
+that holds clones of their repositories, `MEDGLIP_READERS=FOLDER`.
 """
 
 import json
@@ -182,6 +182,24 @@ def test_glip(out: Path, made: Make, level: str) -> None:
 
 def wide(boxes: read.Boxes) -> read.Boxes:
     return {file: [b for b in found if b[3] > 1 and b[4] > 1] for file, found in boxes.items()}
+
+
+def test_llava(out: Path, made: Make) -> None:
+    """Its boxes have three decimals, of the square that the picture is padded to."""
+    found = shown("llava", clone("LLaVA"), made("llava"))["boxes"]
+    for split in SPLITS:
+        for row in read.shard_rows(out, split):
+            left = [(r["phrase"], *map(int, r["bbox"])) for r in row["regions"]]
+            width, height = row["width"], row["height"]
+            for phrase, side, *corners in found.pop(row["file_name"]):
+                assert side == max(width, height)
+                pad = [(side - width) // 2, (side - height) // 2] * 2
+                x1, y1, x2, y2 = np.subtract(corners, pad)
+                near = [b for b in left if b[0] == phrase
+                        and np.abs(np.subtract((x1, y1, x2 - x1, y2 - y1), b[1:])).max() <= 0.0011 * side]  # fmt: skip
+                left.remove(near[0])
+            assert not left
+    assert not found
 
 
 def test_the_readers_say_whole_pixels_only() -> None:
