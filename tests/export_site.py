@@ -3,6 +3,8 @@
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from program import medglip
+
 from etl.exports.run import export
 from etl.release.records import SPLITS
 
