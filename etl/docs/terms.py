@@ -44,12 +44,12 @@ def licenses(pyproject: Path) -> str:
 def license_of(name: str) -> str:
     """The licence of an installed package: its SPDX expression, else its classifiers, else the name in its text."""
     told = metadata(name)
-    if told.get("License-Expression"):
-        return str(told["License-Expression"])
+    for expression in told.get_all("License-Expression") or ():
+        return str(expression)
     classifiers = [line.split(" :: ")[-1] for line in told.get_all("Classifier") or () if line.startswith("License ::")]
     if classifiers:
         return ", ".join(classifiers)
-    line = (told.get("License") or "").strip().split("\n")[0]
+    line = "".join(told.get_all("License") or ()).strip().split("\n")[0]
     if line in NOTHING:
         return "not said"
     return line if len(line) <= LETTERS else "several, in its files"
