@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from itertools import islice
 from typing import Any, TypeVar
 
-from etl.errors import Failure
+from etl.errors import Failure, UsageError
 
 U = TypeVar("U")
 R = TypeVar("R")
@@ -73,13 +73,23 @@ class Pool:
         return self._limit
 
 
+def _connected(address: str) -> Any:
+    from distributed import Client
+
+    try:
+        return Client(address)
+    except (ValueError, OSError) as error:
+        cause = f"no Dask scheduler answers there ({error}); its address is as tcp://10.0.0.5:8786"
+        raise UsageError(f"--scheduler {address}: {cause}") from error
+
+
 @contextmanager
 def pool(workers: int, scheduler: str | None = None) -> Iterator[Pool]:
     """`workers` processes on this machine, or those of the running cluster at the address `scheduler`."""
     from distributed import Client, LocalCluster
 
     if scheduler:
-        with Client(scheduler) as client:
+        with _connected(scheduler) as client:
             yield Pool(client)
         return
     import dask

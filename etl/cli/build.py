@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from etl.cli import fetch
-from etl.cli.common import BUNDLED, Manifests, Maps, Out, Raw, Source, manifests_of, named, told
+from etl.cli.common import Manifests, Maps, Out, Raw, Source, manifests_of, maps_of, named, told
 from etl.errors import UsageError
 from etl.objects import is_remote
 from stages import STAGES
@@ -123,11 +123,12 @@ def _settled(given: dict[str, Any]) -> tuple[Any, dict[str, Any], list[Any]]:
 
     if not given["raw"].is_dir():
         raise UsageError(f"--raw {given['raw']}: no such folder")
-    more = [given["label_maps"]] if given["label_maps"] else []
+    if given["out"].is_file():
+        raise UsageError(f"--out {given['out']}: is a file; name a folder")
     same = ("raw", "out", "workers", "scheduler", "encode_from", "min_regions", "only_redistributable",
             "accept_proposed", "png")
     options = Options(
-        label_maps=(BUNDLED / "label_maps", *more), memory_limit=_bytes(given["memory_limit"]),
+        label_maps=maps_of(given["label_maps"]), memory_limit=_bytes(given["memory_limit"]),
         min_area=_area(given["min_area"], given["profile"]),
         slicing=SliceParams(_axes(given["axes"]), given["stride"], given["min_side"]), **{k: given[k] for k in same},
     )

@@ -62,6 +62,13 @@ def manifests_of(extra: Path | None) -> dict[str, Any]:
     return dict(load_manifests(*(BUNDLED / "manifests", *([extra] if extra else []))))
 
 
+def maps_of(extra: Path | None) -> tuple[Path, ...]:
+    """The folders of label maps: the bundled one, and one laid over it."""
+    if extra is not None and not extra.is_dir():
+        raise UsageError(f"--label-maps {extra}: no such folder")
+    return (BUNDLED / "label_maps", *([extra] if extra else []))
+
+
 def named(known: dict[str, Any], wanted: list[str] | None) -> list[Any]:
     """The manifests of these sources and groups; all without any."""
     if not wanted:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from etl.cli.common import BUNDLED, Manifests, Maps, manifests_of, placed, told
+from etl.cli.common import Manifests, Maps, manifests_of, maps_of, placed, told
 from etl.errors import Failure, UsageError
 from etl.objects import place
 
@@ -38,11 +38,10 @@ def explore(
     except ImportError as error:
         raise UsageError(f"{NEEDED} ({error.name} is missing)") from error
 
-    for name, folder in (("--raw", raw), ("--bundle", bundle), ("--label-maps", label_maps)):
+    for name, folder in (("--raw", raw), ("--bundle", bundle)):
         if folder is not None and not folder.is_dir():
             raise UsageError(f"{name} {folder}: no such folder")
-    maps = (BUNDLED / "label_maps", *([label_maps] if label_maps else []))
-    serve(Settings(out, manifests_of(manifests), maps, raw, review, locator(out), expert(bundle)), port)
+    serve(Settings(out, manifests_of(manifests), maps_of(label_maps), raw, review, locator(out), expert(bundle)), port)
 
 
 def locator(out: str) -> Any:

@@ -38,5 +38,7 @@ def demo(folder: Path) -> None:
     """
     from etl.demo.build import write_demo
 
+    if folder.is_file():
+        raise UsageError(f"{folder}: is a file; name a folder")
     write_demo(folder)
     print(f"demo written to {folder}")
