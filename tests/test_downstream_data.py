@@ -89,7 +89,7 @@ def masked(slake: Path, n: int, areas: dict[int, tuple[int, int, int, int]], mod
     Image.fromarray(grey).convert(mode).save(slake / f"imgs/xmlab{n}/mask.png")
 
 
-@pytest.mark.parametrize("mode", ["L", "RGB"])
+@pytest.mark.parametrize("mode", ["L", "P", "RGB", "RGBA"])
 def test_slake_masks_are_named_by_its_own_file(slake: Path, mode: str, capsys: pytest.CaptureFixture[str]) -> None:
     (slake / "mask.txt").write_text("70:Liver\r\n230:Spleen\r\n165:Stomach\r\n\r\n")
     masked(slake, 1, {70: (50, 30, 40, 46), 165: (5, 60, 20, 7), 30: (0, 0, 2, 2)}, mode)

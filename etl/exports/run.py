@@ -44,7 +44,7 @@ def export(out: Path, name: str, *, to: Path | None, splits: Iterable[str], leve
     if name not in WRITERS:
         raise UsageError(f"--format {name}: it is one of {', '.join(WRITERS)}")
     to = to or out / "exports" / name
-    if to.exists() and not (to.is_dir() and (read_json(to / MARK) or not names(to))):
+    if taken(to):
         raise UsageError(f"--to {to}: there is something that is no export; name a new folder")
     job = open_job(out, splits, level, images=images)
     with made(to) as fresh:
@@ -52,6 +52,13 @@ def export(out: Path, name: str, *, to: Path | None, splits: Iterable[str], leve
         done = {"format": name, "level": level, "splits": list(job.splits), **job.counts}
         write_json(fresh / MARK, done)
     return done | {"to": str(to)}
+
+
+def taken(to: Path) -> bool:
+    """Whether something is there that is no export, finished or not."""
+    if not to.exists() or (to.is_dir() and read_json(to / MARK)):
+        return False
+    return isinstance(to, S3Path) or not to.is_dir() or any(to.iterdir())
 
 
 @contextmanager

@@ -109,12 +109,12 @@ def slake_masks(path: Path, names: dict[int, str], size: Size, nameless: Counter
     way = f"mend it, or go without masks: move {NAMES} away"
     try:
         with Image.open(path) as picture:
-            grey = np.asarray(picture)
+            grey = np.asarray(picture.convert("RGB") if picture.mode == "P" else picture)
     except OSError as error:
         raise Failure(f"{path}: cannot be read as a picture ({error}); {way}") from None
     if grey.ndim == 3 and (grey[..., :1] == grey[..., :3]).all():  # grey, stored as colour
         grey = grey[..., 0]
-    if grey.dtype != np.uint8 or picture.mode not in ("L", "RGB", "RGBA") or grey.shape != size[::-1]:
+    if grey.dtype != np.uint8 or picture.mode not in ("L", "P", "RGB", "RGBA") or grey.shape != size[::-1]:
         raise Failure(f"{path}: not grey in 8 bits and of its image's size {size[0]} x {size[1]}; {way}")
     values = [int(value) for value in np.unique(grey) if value]
     nameless.update(value for value in values if value not in names)
