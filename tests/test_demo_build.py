@@ -45,6 +45,12 @@ def test_same_bytes_from_another_folder_and_one_worker(demo: Path, built: Path, 
     assert tree(built) == tree(tmp_path / "elsewhere")
 
 
+def test_the_books_in_the_docs_are_those_of_the_demo(built: Path) -> None:
+    page = (Path(__file__).parents[1] / "docs/concepts.md").read_text()
+    shown = page.split("## The books")[1].split("```text\n")[1].split("```")[0]
+    assert shown in medglip("stats", built).stdout
+
+
 def test_a_higher_area_threshold_touches_no_pixel(demo: Path, built: Path) -> None:
     before = tree(built)
     assert "slice: 0 cases to do" in build(demo, built, "--min-area", 0.05).stderr
