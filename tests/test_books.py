@@ -85,7 +85,8 @@ def test_the_quarantine_holds_every_row_sorted(options: Options) -> None:
     table = books.quarantine(WORK, RESULTS, selection(1), options)
     assert table.schema == QUARANTINE
     assert set(table["source"].to_pylist()) == {"src"}
-    rows = [tuple(r[name] for name in ("case", "axis", "slice_index", "raw_label", "reason")) for r in table.to_pylist()]
+    columns = ("case", "axis", "slice_index", "raw_label", "reason")
+    rows = [tuple(r[name] for name in columns) for r in table.to_pylist()]
     assert rows == [
         ("a", "axial", 0, "7", "undefined_label"),
         ("a", "axial", 1, "9", "undefined_label"),

@@ -123,7 +123,8 @@ def test_filter_tells_why_and_keeps_the_order() -> None:
     assert small["area_fraction"].to_pylist() == pytest.approx([9 / 2000, 10 / 2000])
 
 
-@given(st.integers(1, 600), st.integers(1, 600), st.sampled_from([0.015, 0.001, 0.1, 1 / 3, 0.0499]), st.integers(-1, 1))
+@given(st.integers(1, 600), st.integers(1, 600), st.sampled_from([0.015, 0.001, 0.1, 1 / 3, 0.0499]),
+       st.integers(-1, 1))  # fmt: skip
 def test_filter_decides_as_the_least_area(height: int, width: int, share: float, off: int) -> None:
     """The encoder asks `least_area`, the filter its own columns: both to the last bit alike."""
     area = int(np.ceil(share * width * height)) + off

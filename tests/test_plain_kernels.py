@@ -1,4 +1,4 @@
-"""The plain kernels against tables and loops: what each one means. `test_kernels.py` holds the compiled ones to them."""
+"""The plain kernels against tables and loops: what each one means; the compiled ones equal them in test_kernels.py."""
 
 from itertools import product
 
@@ -128,7 +128,7 @@ def test_measured(split: list[bool], least: float, whole: list[bool], coded: lis
     for value, code in enumerate(codes, 1):
         if code is not None:
             decoded = coco_mask.decode({"size": list(SPLIT.shape), "counts": code})
-            np.testing.assert_array_equal(np.asarray(decoded, bool), SPLIT == value)
+            np.testing.assert_array_equal(np.asarray(decoded, bool), value == SPLIT)
 
 
 @pytest.mark.parametrize(("value", "grey"), [

@@ -68,7 +68,7 @@ def test_masks_of_regions_and_components() -> None:
         found = list(regions(PLANE, split))
         for value in (1, 3):
             whole = sum(pixels(f, PLANE.shape).astype(int) for f in found if f.value == value)
-            np.testing.assert_array_equal(whole, PLANE == value)
+            np.testing.assert_array_equal(whole, value == PLANE)
 
 
 @pytest.mark.parametrize("plane", [np.zeros((4, 5), np.uint8), np.zeros((4, 5), bool), np.zeros((1, 1), np.int64)])

@@ -29,8 +29,8 @@ from mutations import Mutant, mutants
 
 ROOT = Path(__file__).parents[2]
 LIBRARIES = ("numpy", "scipy.ndimage", "pyarrow.parquet", "pyarrow.compute", "pycocotools.mask", "pycocotools.coco",
-             "numba", "hypothesis.extra.numpy", "_hypothesis_pytestplugin", "pydantic", "orjson", "PIL.Image", "tifffile",
-             "nibabel")  # fmt: skip
+             "numba", "hypothesis.extra.numpy", "_hypothesis_pytestplugin", "pydantic", "orjson", "PIL.Image",
+             "tifffile", "nibabel")  # fmt: skip
 PROCESSES, SECONDS, MEMORY, AIM = 2, 90, 8 << 30, 0.85
 MARKS = "<!-- written by make mutants -->\n", "<!-- end -->\n"
 
@@ -76,8 +76,8 @@ def started(path: Path, mutant: Mutant, tests: list[str], log: Path) -> int:
     signal.alarm(SECONDS)
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     sys.meta_path.insert(0, Broken(path, mutant.tree))
-    options = ["-x", "-p", "no:cacheprovider", "-p", "_hypothesis_pytestplugin", "-p", "no:unraisableexception", "-m", "not slow",
-               "--tb=short", "--hypothesis-profile=mutants"]  # fmt: skip
+    plugins = "no:cacheprovider", "no:unraisableexception", "_hypothesis_pytestplugin"
+    options = ["-x", "-m", "not slow", "--tb=short", "--hypothesis-profile=mutants", *(f"-p{name}" for name in plugins)]
     code = pytest.main([*options, *(str(ROOT / "tests" / test) for test in tests)])
     os._exit(int(code))
 
