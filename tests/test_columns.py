@@ -9,7 +9,7 @@ import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from test_faults import settings as write_settings
+from program import write_source
 from test_faults import volume
 
 from etl import columns
@@ -55,7 +55,7 @@ def test_regions_of_a_plane_follow_each_other_layer_by_layer(layers: list[list[t
 
 
 def test_slicing_loads_no_pandas(tmp_path: Path) -> None:
-    write_settings(tmp_path, "ct", "ct", "nii.gz", "label_map")
+    write_source(tmp_path, "ct", "ct")
     volume(tmp_path / "raw" / "ct", "a")
     code = """
 import sys
