@@ -61,7 +61,7 @@ def test_slicing_loads_no_pandas(tmp_path: Path) -> None:
 import sys
 from pathlib import Path
 from etl.sources.inventory import inventory
-from etl.manifests.manifest import load_manifest
+from etl.manifests.load import load_manifest
 from stages import cut, slice
 manifest, root, how = load_manifest(Path("manifests/ct.yaml")), Path("raw/ct"), slice.SliceParams()
 units = slice.units(inventory(manifest, root).cases, manifest, root, how)

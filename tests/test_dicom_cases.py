@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from program import DATA, PROGRAM, write_source
 
 from etl.errors import UsageError
-from etl.manifests.manifest import Manifest, load_manifests
+from etl.manifests.load import load_manifests
+from etl.manifests.manifest import Manifest
 from etl.sources import inventory
 from stages import cut
 from stages import slice as slicing

@@ -21,7 +21,7 @@ from etl.explore.review import Desk
 from etl.explore.volumes import Volumes
 from etl.exports.run import MARK, export
 from etl.labels.maps import load_ontology
-from etl.manifests.manifest import load_manifests
+from etl.manifests.load import load_manifests
 from etl.objects import _files, place
 from etl.release.records import SPLITS
 

@@ -25,7 +25,8 @@ from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 
 from etl import formats
 from etl.errors import ItemError, UsageError
-from etl.manifests.manifest import Table, load_manifest
+from etl.manifests.load import load_manifest
+from etl.manifests.manifest import Table
 from etl.manifests.tables import read_table
 from etl.sources.inventory import inventory
 

@@ -24,7 +24,7 @@ from etl.labels import match as label_match
 from etl.labels import text as label_text
 from etl.labels.maps import Mapping, load_label_map, load_ontology
 from etl.labels.phrases import phrases
-from etl.manifests.manifest import load_manifests
+from etl.manifests.load import load_manifests
 
 ROOT = Path(__file__).resolve().parents[1]
 RUN = CliRunner()

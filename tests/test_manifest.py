@@ -8,7 +8,8 @@ import pytest
 from etl import yamlfile
 from etl.errors import UsageError
 from etl.kinds import KINDS
-from etl.manifests.manifest import OPTIONS, Kind, Manifest, load_manifest, load_manifests
+from etl.manifests.load import load_manifest, load_manifests
+from etl.manifests.manifest import OPTIONS, Kind, Manifest
 
 GOOD = """slug: toy
 modality: ct

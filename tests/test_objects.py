@@ -16,7 +16,8 @@ from pycocotools import mask as coco_mask
 
 from etl.errors import ItemError, UsageError
 from etl.kinds import Grid, Lost, Objects, listings, read_layers
-from etl.manifests.manifest import Rule, load_manifest
+from etl.manifests.load import load_manifest
+from etl.manifests.manifest import Rule
 from etl.pixels import shapes
 from etl.pixels.regions import Found
 from etl.sources import listed

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from program import DATA
 
-from etl.manifests.manifest import load_manifest
+from etl.manifests.load import load_manifest
 from etl.sources.case import Loaded, load
 from etl.sources.inventory import inventory
 

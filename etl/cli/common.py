@@ -57,7 +57,7 @@ def told(command: Callable[..., None]) -> Callable[..., None]:
 
 def manifests_of(extra: Path | None) -> dict[str, Any]:
     """The bundled manifests by slug, with those of a folder laid over them."""
-    from etl.manifests.manifest import load_manifests
+    from etl.manifests.load import load_manifests
 
     return dict(load_manifests(*(BUNDLED / "manifests", *([extra] if extra else []))))
 
