@@ -19,7 +19,7 @@ from glip.batches import Collator, Plan
 from glip.config import glip_t, nano
 from glip.data import open_dataset
 from glip.head import Outputs
-from glip.model import build, parameter_count
+from glip.model import build
 from glip.phrases import PromptConfig
 from glip.text import tokenizer
 from glip.train import BUNDLED, label_names
@@ -39,7 +39,7 @@ def cpu_seconds(work: Callable[[], Any], times: int) -> float:
 def network(times: int, counts: list[int]) -> None:
     """Forward and backward at 256 × 320, with each of these numbers of real tokens in a caption of 256."""
     model = build(glip_t())
-    print(f"glip_t: {parameter_count(model):,} parameters, image 256 × 320, {torch.get_num_threads()} threads")
+    print(f"glip_t: {sum(p.numel() for p in model.parameters()):,} parameters, image 256 × 320, {torch.get_num_threads()} threads")
     images, ids = torch.randn(1, 3, 256, 320), torch.randint(1000, 20000, (1, 256))
     for frozen in (False, True):
         model.language_backbone.requires_grad_(not frozen)
