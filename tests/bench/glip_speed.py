@@ -39,7 +39,8 @@ def cpu_seconds(work: Callable[[], Any], times: int) -> float:
 def network(times: int, counts: list[int]) -> None:
     """Forward and backward at 256 × 320, with each of these numbers of real tokens in a caption of 256."""
     model = build(glip_t())
-    print(f"glip_t: {sum(p.numel() for p in model.parameters()):,} parameters, image 256 × 320, {torch.get_num_threads()} threads")
+    count = sum(p.numel() for p in model.parameters())
+    print(f"glip_t: {count:,} parameters, image 256 × 320, {torch.get_num_threads()} threads")
     images, ids = torch.randn(1, 3, 256, 320), torch.randint(1000, 20000, (1, 256))
     for frozen in (False, True):
         model.language_backbone.requires_grad_(not frozen)
