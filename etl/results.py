@@ -34,7 +34,7 @@ CASES = pa.schema(
      ("files", pa.list_(pa.string())), ("images", pa.string()), ("rejected", pa.string())]
 )
 NAMES = ("case", "axis", "raw_label")
-GROUP_BYTES = 4 * 2**20  # pending PNG bytes that end a row group
+GROUP_BYTES = 2 * 2**20  # pending PNG bytes that end a row group
 GROUP_ROWS = 100_000
 
 

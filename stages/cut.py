@@ -166,7 +166,7 @@ class _Image:
         self._view, self._invert = _view(loaded, batch.manifest), bool(loaded.scan and loaded.scan.invert)
         if loaded.volume is not None:
             bounds = None if self._view is None else (float(self._view[0]), float(self._view[1]))
-            self._greys = Greys(loaded.volume, bounds)
+            self._greys = Greys(loaded.volume, bounds, batch.params.stride)
             self._volumes = [VolumeRegions(layer.array, split, rle_from=self._rle_from)
                              for layer, split in zip(loaded.layers, self._splits, strict=True)]
 

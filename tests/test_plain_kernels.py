@@ -51,15 +51,15 @@ def test_a_look_up_table_starts_at_its_first_value() -> None:
     assert plain.looked_up(np.array([[130, 131]], np.uint8), table, 130).tolist() == [[10, 20]]
 
 
-def test_a_look_up_across_the_fast_axis() -> None:
+@pytest.mark.parametrize("axis", [1, 2])
+def test_planes_across_lines_are_those_planes_one_by_one(axis: int) -> None:
     volume = np.arange(2 * 3 * 4, dtype=np.int16).reshape(2, 3, 4)
-    table = np.arange(100, 124, dtype=np.uint8)
-    found = plain.looked_up_across(volume, table, 0, 1, 3)
-    assert found.shape == (2, 2, 3)
-    assert found.flags.c_contiguous
-    for plane, slow, middle in np.ndindex(found.shape):
-        assert found[plane, slow, middle] == 100 + volume[slow, middle, plane + 1]
-    assert plain.looked_up_across(volume + 7, table, 7, 0, 4).tolist() == np.moveaxis(volume + 100, 2, 0).tolist()
+    lower, scale = np.float32(2), np.float32(9)
+    for turned in ((False, False), (True, False), (False, True), (True, True)):
+        found = plain.straight_across(volume, (axis, 1, 3), lower, scale, turned)
+        assert found.shape == (2, 2, volume.shape[3 - axis])
+        for n, plane in enumerate(found, 1):
+            assert plane.tolist() == plain.straight(volume.take(n, axis), lower, scale, turned).tolist()
 
 
 @pytest.mark.parametrize(("turned", "expected"), [

@@ -51,12 +51,13 @@ def straight(plane: Voxels, lower: np.float32, scale: np.float32, turned: tuple[
     return np.ascontiguousarray(grey[:: -1 if turned[0] else 1, :: -1 if turned[1] else 1])
 
 
-def looked_up_across(
-    volume: Voxels, table: NDArray[np.uint8], first: int, start: int, stop: int
+def straight_across(
+    volume: Voxels, planes: tuple[int, int, int], lower: np.float32, scale: np.float32, turned: tuple[bool, bool]
 ) -> NDArray[np.uint8]:
-    """`table[volume - first]` of the planes `start` … `stop` - 1 across the fast axis: [plane, slow, middle]."""
-    block = np.moveaxis(volume[:, :, start:stop], 2, 0)
-    return np.ascontiguousarray(table[block.astype(np.int64) - first])
+    """`straight` of the planes from … to (without) across the middle or fast axis, `planes` being (axis, from, to):
+    [plane, slow, the other axis]."""
+    axis, start, stop = planes
+    return np.stack([straight(np.take(volume, n, axis), lower, scale, turned) for n in range(start, stop)])
 
 
 def rle(part: Voxels, value: int, corner: tuple[int, int], shape: tuple[int, int]) -> bytes:
