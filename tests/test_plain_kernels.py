@@ -122,7 +122,8 @@ SPLIT = np.array([[1, 0, 2, 0],
 ])  # fmt: skip
 def test_measured(split: list[bool], least: float, whole: list[bool], coded: list[bool]) -> None:
     boxes = np.array([[2, 0, 0, 1, 2], [2, 2, 0, 1, 3], [1, 3, 2, 1, 1]], np.int32)
-    found, codes = plain.measured(SPLIT, np.array([1, 2, 3]), boxes, np.array(split), least)
+    planes = np.stack([np.full_like(SPLIT, 9), SPLIT])
+    found, codes = plain.measured(planes, np.ones(3, int), np.array([1, 2, 3]), boxes, np.array(split), least)
     assert found.tolist() == whole
     assert [code is not None for code in codes] == coded
     for value, code in enumerate(codes, 1):
