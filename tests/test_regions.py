@@ -21,6 +21,13 @@ PLANE = np.array(
      [1, 0, 0, 3, 0, 0]], np.uint8)  # fmt: skip
 
 
+def on(whole: VolumeRegions, axis: str, index: int) -> list[Found]:
+    """The regions of one plane of a volume."""
+    found = whole.along(axis)
+    rows = zip(found.plane.tolist(), found.value.tolist(), found.box.tolist(), found.rle, strict=True)
+    return [Found(value, *box[1:], box[0], code) for plane, value, box, code in rows if plane == index]
+
+
 def facts(found: Iterator[Found]) -> list[tuple[int, ...]]:
     """(value, x, y, width, height, area) of each region."""
     return [(f.value, f.x, f.y, f.width, f.height, f.area) for f in found]
@@ -88,12 +95,12 @@ def test_large_and_negative_values_are_regions_of_their_own(values: list[int], s
     expected = sorted((v, 2 * n, 1, 1, 1, 1) for n, v in enumerate(values) if v)
     assert sorted(facts(regions(plane, chosen))) == expected
     volume = np.moveaxis(plane[None], 1, 2)  # one plane (j, k) that a sagittal cut shows turned
-    assert sorted({f[0] for f in facts(VolumeRegions(volume, chosen).on("sagittal", 0))}) == sorted(set(values) - {0})
+    assert sorted({f[0] for f in facts(on(VolumeRegions(volume, chosen), "sagittal", 0))}) == sorted(set(values) - {0})
 
 
 def test_true_is_the_value_1() -> None:
     assert facts(regions(PLANE == 3)) == [(1, 1, 1, 3, 4, 4)]
-    assert facts(VolumeRegions((PLANE == 3)[..., None]).on("axial", 0))[0][0] == 1
+    assert facts(on(VolumeRegions((PLANE == 3)[..., None]), "axial", 0))[0][0] == 1
 
 
 def test_run_lengths_only_from_a_share_on() -> None:
@@ -114,8 +121,8 @@ def test_run_lengths_of_volumes_only_from_a_share_on() -> None:
     volume = np.zeros((10, 20, 5), np.uint8)
     volume[:2, 0, 0] = 1  # 2 of 200 pixels of its axial plane, of 50 of its coronal, 1 of 100 of its sagittal
     for axis, share in (("axial", 0.01), ("coronal", 0.04), ("sagittal", 0.01)):
-        assert [f.rle is None for f in VolumeRegions(volume, rle_from=share).on(axis, 0)] == [False]
-        assert [f.rle is None for f in VolumeRegions(volume, rle_from=share * 1.01).on(axis, 0)] == [True]
+        assert [f.rle is None for f in on(VolumeRegions(volume, rle_from=share), axis, 0)] == [False]
+        assert [f.rle is None for f in on(VolumeRegions(volume, rle_from=share * 1.01), axis, 0)] == [True]
 
 
 def test_the_least_area_is_the_share_of_width_times_height_in_this_order() -> None:
@@ -160,7 +167,7 @@ def test_a_volume_has_the_regions_of_its_planes(volume: np.ndarray, split: set[i
         for index in range(geometry.plane_size(volume.shape, axis)[0]):
             plane = geometry.plane(volume, axis, index)
             expected = list(regions(plane, frozenset(split), rle_from=least))
-            assert sorted(whole.on(axis, index), key=str) == sorted(expected, key=str)
+            assert sorted(on(whole, axis, index), key=str) == sorted(expected, key=str)
 
 
 def test_small_values_are_not_renumbered() -> None:
