@@ -5,7 +5,7 @@ OUT ?= out
 DEMO = $(OUT)/demo
 BENCH ?= $(OUT)/bench
 
-.PHONY: setup build-dataset test test-all lint docs bench constraints bench-large bench-scale bench-explore
+.PHONY: setup build-dataset test test-all mutants lint docs bench constraints bench-large bench-scale bench-explore
 setup: $(VENV)/.done
 $(VENV)/.done: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -44,6 +44,8 @@ lint: $(VENV)/.dev
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/python tests/house.py
 	$(BIN)/medglip-etl labels lint
+mutants: $(VENV)/.dev  # fails under a score of 85 %
+	$(BIN)/python tests/bench/mutants.py --report docs/testing.md
 bench: $(VENV)/.dev
 	$(BIN)/python tests/bench/bench.py $(BENCH) --report docs/performance.md
 docs: $(VENV)/.dev

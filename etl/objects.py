@@ -43,8 +43,8 @@ def place(text: str) -> Path:
         UsageError: the address is of another kind.
     """
     scheme = text.partition("://")[0].lower() if "://" in text else ""
-    if scheme not in ("", "s3"):
-        raise UsageError(f"{text}: give a folder or an s3:// address")
+    if scheme not in ("", "s3") or (not scheme and text.startswith("s3:")):
+        raise UsageError(f"{text}: give a folder, or an address as s3://bucket/prefix")
     if not scheme:
         return Path(text)
     path = S3Path(text)

@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from etl import store
+from etl import columns, store
 
 REGIONS = pa.schema(
     [("case", pa.string()), ("axis", pa.string()), ("slice_index", pa.int32()), ("raw_label", pa.string()),
@@ -33,7 +34,7 @@ CASES = pa.schema(
      ("files", pa.list_(pa.string())), ("images", pa.string()), ("rejected", pa.string())]
 )
 NAMES = ("case", "axis", "raw_label")
-GROUP_BYTES = 4 * 2**20  # pending PNG bytes that end a row group
+GROUP_BYTES = 2 * 2**20  # pending PNG bytes that end a row group
 GROUP_ROWS = 100_000
 
 
@@ -67,8 +68,8 @@ Held = TypeVar("Held", Committed, Result)
 
 def open_part(batch: Path, kind: str) -> pq.ParquetFile:
     """The `regions` or `images` of a whole batch; names come dictionary-encoded."""
-    columns = {"regions": REGIONS, "images": IMAGES}[kind].names
-    return pq.ParquetFile(store.opened(_file(batch, kind)), read_dictionary=[name for name in columns if name in NAMES])
+    names = [name for name in {"regions": REGIONS, "images": IMAGES}[kind].names if name in NAMES]
+    return pq.ParquetFile(store.opened(_file(batch, kind)), read_dictionary=names)
 
 
 def part_size(batch: Path, kind: str) -> int:
@@ -130,8 +131,8 @@ class BatchWriter:
                        "images": store.TableFile(_file(self._batch, "images"), IMAGES, packed=True)}
         self._cases: list[dict[str, Any]] = []
         self._pending: list[dict[str, Any]] = []
-        self._regions: list[dict[str, Any]] = []
-        self._size = 0
+        self._regions: list[pa.Table] = []
+        self._size = self._rows = 0
 
     def image(self, row: dict[str, Any]) -> None:
         """Takes an encoded slice, in the columns of IMAGES. It counts only with its case's regions."""
@@ -140,26 +141,44 @@ class BatchWriter:
         if self._size >= GROUP_BYTES:
             self._flush()
 
-    def case(self, row: dict[str, Any], regions: list[dict[str, Any]]) -> None:
-        """Takes a case: the columns of CASES, with `images` and `rejected` as lists of dicts, and its regions."""
+    def case(self, row: dict[str, Any], regions: list[pa.Table]) -> None:
+        """Takes a case: the columns of CASES, with `images` and `rejected` as lists of dicts, and its regions in those
+        of REGIONS."""
         self._cases.append(row | {name: json.dumps(row[name], sort_keys=True) for name in ("images", "rejected")})
         self._regions.extend(regions)
-        if len(self._regions) >= GROUP_ROWS:
+        self._rows += sum(map(len, regions))
+        if self._rows >= GROUP_ROWS:
             self._flush()
 
     def _flush(self) -> None:
-        self._parts["images"].write(self._pending)
-        self._parts["regions"].write(self._regions)
-        self._pending, self._regions, self._size = [], [], 0
+        if self._pending:
+            self._parts["images"].write_table(_table(self._pending, IMAGES))
+        if self._regions:
+            self._parts["regions"].write_table(pa.concat_tables(self._regions).combine_chunks())
+        self._pending, self._regions, self._size, self._rows = [], [], 0, 0
 
     def commit(self) -> None:
         """Makes the batch count; its list of cases comes last."""
         self._flush()
         for part in self._parts.values():
             part.commit()
-        store.write_table(_file(self._batch, "cases"), pa.Table.from_pylist(self._cases, CASES))
+        store.write_table(_file(self._batch, "cases"), _table(self._cases, CASES))
 
     def discard(self) -> None:
         """Removes what was not committed."""
         for part in self._parts.values():
             part.discard()
+
+
+def _table(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:
+    """Rows as a table; see `etl.columns` for why Arrow does not make it."""
+    made = []
+    for field in schema:
+        values = [row[field.name] for row in rows]
+        if pa.types.is_list(field.type):
+            made.append(columns.lists(values))
+        elif pa.types.is_primitive(field.type):
+            made.append(columns.numbers(np.array(values, field.type.to_pandas_dtype()), field.type))
+        else:
+            made.append(columns.texts(values, field.type))
+    return pa.Table.from_arrays(made, schema=schema)

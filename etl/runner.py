@@ -1,4 +1,4 @@
-"""Units of work over Dask; nothing else in the project knows Dask."""
+"""Units of work over Dask, or one after another in this process; nothing else in the project knows Dask."""
 
 import importlib.util
 import logging
@@ -9,13 +9,22 @@ from contextlib import contextmanager
 from itertools import islice
 from typing import Any, TypeVar
 
-from etl.errors import Failure
+from etl.errors import Failure, UsageError
 
 U = TypeVar("U")
 R = TypeVar("R")
 IN_FLIGHT_PER_THREAD = 4
 ASK_EVERY_S = 2.0
 LOST = "the Dask scheduler is gone; give the same command again when it is back: what was done is kept"
+
+
+class Here:
+    """Runs units one after another in this process; what a file can break is a child process of it all the same."""
+
+    def map(self, work: Callable[[U], R], units: Iterable[U], *, alone: bool = False) -> Iterator[tuple[U, R | None]]:
+        """(unit, result) of each unit, in order."""
+        for unit in units:
+            yield unit, work(unit)
 
 
 class Pool:
@@ -64,13 +73,23 @@ class Pool:
         return self._limit
 
 
+def _connected(address: str) -> Any:
+    from distributed import Client
+
+    try:
+        return Client(address)
+    except (ValueError, OSError) as error:
+        cause = f"no Dask scheduler answers there ({error}); its address is as tcp://10.0.0.5:8786"
+        raise UsageError(f"--scheduler {address}: {cause}") from error
+
+
 @contextmanager
 def pool(workers: int, scheduler: str | None = None) -> Iterator[Pool]:
     """`workers` processes on this machine, or those of the running cluster at the address `scheduler`."""
     from distributed import Client, LocalCluster
 
     if scheduler:
-        with Client(scheduler) as client:
+        with _connected(scheduler) as client:
             yield Pool(client)
         return
     import dask

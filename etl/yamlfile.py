@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -24,6 +24,7 @@ Location: TypeAlias = tuple[str | int, ...]
 
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _NULLS = frozenset({"null", "Null", "NULL", "~"})
+_AROUND = (yaml.StreamStartEvent, yaml.DocumentStartEvent)
 
 
 @dataclass
@@ -67,14 +68,19 @@ def load(path: Path, text: Iterable[str] = ()) -> Document:
     where it is a word like any other.
     """
     document = Document(path)
-    node = _compose(path)
-    if not isinstance(node, yaml.MappingNode):
+    events = _events(path)
+    top = next((event for event in events if not isinstance(event, _AROUND)), None)
+    if not isinstance(top, yaml.MappingStartEvent):
         raise UsageError(f"{path}:1: the file must hold keys and values (key: value)")
-    document.data = _mapping(document, node, (), frozenset(text))
+    try:
+        document.data = _mapping(document, events, (), frozenset(text))
+    except RecursionError as error:
+        raise UsageError(f"{path}: not valid YAML: {error}") from error
     return document
 
 
-def _compose(path: Path) -> yaml.Node | None:
+def _events(path: Path) -> Iterator[Any]:
+    """What the parser finds in a file that is right. No tree is composed of it: that takes as long as all else."""
     try:
         content = path.read_bytes().decode("utf-8-sig")
     except OSError as error:
@@ -82,55 +88,70 @@ def _compose(path: Path) -> yaml.Node | None:
     except UnicodeDecodeError as error:
         raise UsageError(f"{path}: is not UTF-8 text; save it as UTF-8") from error
     try:
-        for event in yaml.parse(content, Loader=_Loader):
-            _refuse(path, event)
-        node: yaml.Node | None = yaml.compose(content, Loader=_Loader)
-        return node
+        events = list(yaml.parse(content, Loader=_Loader))
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = mark.line + 1 if mark else 1
         hint = "check indentation, and put quotes around text that holds special characters"
         raise UsageError(f"{path}:{line}: not valid YAML: {error.problem}; {hint}") from error
-    except (yaml.YAMLError, RecursionError) as error:
+    except yaml.YAMLError as error:
         raise UsageError(f"{path}: not valid YAML: {error}") from error
+    for event in events:
+        if isinstance(event, yaml.NodeEvent):
+            _refuse(path, event)
+    starts: list[Any] = [event for event in events if isinstance(event, yaml.DocumentStartEvent)]
+    if len(starts) > 1:
+        line = starts[1].start_mark.line + 1
+        raise UsageError(f"{path}:{line}: a second document begins (---); write a file for each")
+    return iter(events)
 
 
 def _refuse(path: Path, event: Any) -> None:
-    at = f"{path}:{event.start_mark.line + 1}:"
-    if isinstance(event, yaml.AliasEvent):
-        raise UsageError(f"{at} aliases (*{event.anchor}) are not allowed; write the value out or put it in quotes")
-    if getattr(event, "anchor", None) is not None:
-        raise UsageError(f"{at} anchors (&{event.anchor}) are not allowed; write the value out or put it in quotes")
-    if not isinstance(event, yaml.DocumentStartEvent) and getattr(event, "tag", None) is not None:
-        raise UsageError(f"{at} tags ({event.tag}) are not allowed; remove it or put the value in quotes")
+    if event.anchor is not None:
+        what, mark = ("aliases", "*") if isinstance(event, yaml.AliasEvent) else ("anchors", "&")
+        cause = f"{what} ({mark}{event.anchor}) are not allowed; write the value out or put it in quotes"
+    elif event.tag is not None:
+        cause = f"tags ({event.tag}) are not allowed; remove it or put the value in quotes"
+    else:
+        return
+    raise UsageError(f"{path}:{event.start_mark.line + 1}: {cause}")
 
 
-def _mapping(document: Document, node: yaml.MappingNode, at: Location, text: frozenset[str]) -> dict[str, Value]:
+def _mapping(document: Document, events: Iterator[Any], at: Location, text: frozenset[str]) -> dict[str, Value]:
     result: dict[str, Value] = {}
-    for key_node, value_node in node.value:
-        line = key_node.start_mark.line + 1
-        if not isinstance(key_node, yaml.ScalarNode):
+    for event in events:
+        if isinstance(event, yaml.MappingEndEvent):
+            break
+        line = event.start_mark.line + 1
+        if not isinstance(event, yaml.ScalarEvent):
             raise UsageError(f"{document.path}:{line}: a key must be one word or text; put it in quotes")
-        key = str(key_node.value)
+        key = str(event.value)
         here = (*at, key)
         if key in result:
             first = document.lines[here]
             cause = f"the key is there twice (first on line {first}); keep one of them"
             raise UsageError(f"{document.path}:{line}: {dotted(here)}: {cause}")
         document.lines[here] = line
-        result[key] = _value(document, value_node, here, text)
+        result[key] = _value(document, next(events), events, here, text)
     return result
 
 
-def _value(document: Document, node: yaml.Node, at: Location, text: frozenset[str]) -> Value:
-    if isinstance(node, yaml.MappingNode):
-        return _mapping(document, node, at, text)
-    if isinstance(node, yaml.SequenceNode):
-        for index, item in enumerate(node.value):
-            document.lines[(*at, index)] = item.start_mark.line + 1
-        return [_value(document, item, (*at, index), text) for index, item in enumerate(node.value)]
-    value = str(node.value)
-    if isinstance(node, yaml.ScalarNode) and node.style:  # quoted or block text
+def _value(
+    document: Document, event: Any, events: Iterator[Any], at: Location, text: frozenset[str]
+) -> Value:
+    """The value that begins with an event and ends somewhere in those that follow."""
+    if isinstance(event, yaml.MappingStartEvent):
+        return _mapping(document, events, at, text)
+    if isinstance(event, yaml.SequenceStartEvent):
+        found: list[Value] = []
+        while not isinstance(item := next(events), yaml.SequenceEndEvent):
+            here = (*at, len(found))
+            document.lines[here] = item.start_mark.line + 1
+            found.append(_value(document, item, events, here, text))
+        return found
+    assert isinstance(event, yaml.ScalarEvent)
+    value = str(event.value)
+    if event.style:  # quoted or block text
         return value
     if value == "" or (value in _NULLS and not text.intersection(at[:-1])):
         return None

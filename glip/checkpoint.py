@@ -97,6 +97,6 @@ def save_state(path: Path, state: dict[str, Any]) -> None:
 def load_state(path: Path) -> dict[str, Any]:
     """The state that `save_state` wrote."""
     if not path.is_file():
-        raise Failure(f"{path}: no checkpoint here to resume from")
+        raise Failure(f"{path}: no checkpoint here to resume from; begin without --resume")
     state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     return state

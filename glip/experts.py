@@ -107,7 +107,7 @@ def _about(folder: Path) -> dict[str, Any]:
     """`bundle.json`, checked; Failure says what is wrong with it."""
     path = folder / "bundle.json"
     if not path.is_file():
-        raise Failure(f"{folder}: no bundle here, bundle.json is missing")
+        raise Failure(f"{folder}: no bundle here, bundle.json is missing; `medglip-etl train` writes RUN/bundle")
     try:
         about: Any = json.loads(path.read_text())
     except ValueError as error:

@@ -70,7 +70,7 @@ class BiAttention(nn.Module):
         return y
 
     def _to_text(self, places: Tensor, v: Tensor) -> Tensor:
-        seen = (places.transpose(1, 2) @ v).unflatten(1, (self.heads, -1))
+        seen = (v.transpose(1, 2) @ places).transpose(1, 2).unflatten(1, (self.heads, -1))
         weight = self.values_v_proj.weight.unflatten(0, (self.heads, -1)).transpose(1, 2)
         bias = self.values_v_proj.bias.view(self.heads, 1, -1)
         if self.training and self.dropout:  # what is left of a probability row no longer sums to one

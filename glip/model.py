@@ -125,11 +125,6 @@ def image_bias(shapes: Shapes, sizes: Tensor) -> Tensor:
     return torch.zeros(1, device=sizes.device).where(torch.cat(valid, 1), torch.finfo(torch.float32).min)
 
 
-def parameter_count(module: nn.Module) -> int:
-    """Number of parameters."""
-    return sum(p.numel() for p in module.parameters())
-
-
 def build(config: ModelConfig, **options: Any) -> GLIP:
     """A model with fresh weights, in evaluation mode."""
     return GLIP(config, **options).eval()

@@ -2,6 +2,9 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +18,9 @@ from etl.kinds import Layer
 from etl.manifests.manifest import Manifest
 from etl.pixels import geometry, hashes, intensity, png
 from etl.pixels.planes import Greys
-from etl.pixels.regions import Found, VolumeRegions, regions
+from etl.pixels.regions import Columns, VolumeRegions, columns, regions
 from etl.quality import evidence
+from etl.regiontable import Part, Regions, joined
 from etl.results import BatchWriter
 from etl.sources.case import Loaded, load
 from stages.slice import Batch, Unit, reject, row
@@ -43,7 +47,7 @@ def run(batch: Batch, fatal: dict[str, tuple[str, str]]) -> list[dict[str, Any]]
 def _run_case(unit: Unit, batch: Batch, writer: BatchWriter, fatal: tuple[str, str] | None) -> dict[str, Any]:
     case = unit.case
     isolate.alive(unit.key)
-    regions: list[dict[str, Any]] = []
+    regions: list[pa.Table] = []
     rejected: list[dict[str, Any]] = []
     images: list[dict[str, Any]] = []
     encoded = Counter[str]()
@@ -77,25 +81,23 @@ def _run_case(unit: Unit, batch: Batch, writer: BatchWriter, fatal: tuple[str, s
 
 def _cut(loaded: Loaded, batch: Batch, found: list[Any], emit: Emit, rejected: list[Any]) -> dict[str, Any]:
     """Cut one loaded image along its axes; gives out its regions and encoded slices, returns its facts."""
-    seen: Counter[str] = Counter()
-    before = len(found)
+    names, slices, covered, before = set[str](), 0, 0, len(found)
     image = _Image(loaded, batch)
     for axis in _axes(loaded, batch, rejected):
-        worth = []
-        for index in range(0, image.count(axis), batch.params.stride if axis != "native" else 1):
-            isolate.alive()
-            rows = list(image.regions(axis, index))
-            seen["slices"] += 1
-            seen["background"] += not rows
-            found.extend(rows)
-            if any(r["defined"] and r["area"] >= batch.encode_from * r["width"] * r["height"] for r in rows):
-                worth.append(index)
+        isolate.alive()
+        stride = batch.params.stride if axis != "native" else 1
+        regions = image.regions(axis, stride)
+        slices += len(range(0, image.count(axis), stride))
+        covered += np.unique(regions.found.plane).size
+        names.update(regions.names)
+        if regions.names:
+            found.append(regions.table(loaded.case, axis))
+        worth = regions.worth(batch.encode_from)
         for start in range(0, len(worth), TOGETHER):
             isolate.alive()
             some = worth[start : start + TOGETHER]
             planes = [image.pixels(axis, index) for index in some]
-            prints = [hashes.of(pixels) for pixels in planes]
-            for index, pixels, marks in zip(some, planes, prints, strict=True):
+            for index, pixels, marks in zip(some, planes, hashes.of(planes), strict=True):
                 emit({"case": loaded.case, "axis": axis, "slice_index": index, "png": png.encode(pixels), **marks})
     picture = loaded.volume is None and len(loaded.frames) == 1
     place = {"axis": "native", "slice_index": 0} if picture else {"axis": None}
@@ -107,12 +109,12 @@ def _cut(loaded: Loaded, batch: Batch, found: list[Any], emit: Emit, rejected: l
     if len(found) == before and not loaded.objects and not any(r["case"] == loaded.case for r in rejected):
         rejected.append(reject(loaded.case, ItemError("empty_mask", "no pixel of the annotation is set")))
     return {
-        "case": loaded.case, "slices": seen["slices"], "background": seen["background"],
+        "case": loaded.case, "slices": slices, "background": slices - covered,
         "seen": evidence.seen(loaded, batch.manifest.modality),
         "spacing": loaded.spacing, "tilt": round(loaded.tilt, 4), "native": loaded.native,
         "affine": None if loaded.affine is None else np.asarray(loaded.affine, float).tolist(),
         "shape": list(loaded.frames[0].shape if loaded.volume is None else loaded.volume.shape),
-        "unsure": _unsure(loaded, batch.manifest, found[before:]),
+        "unsure": _unsure(loaded, batch.manifest, names),
         "resampled": any(layer.resampled for layer in loaded.layers),
     } | _origins(loaded, batch.root)
 
@@ -125,12 +127,12 @@ def _origins(loaded: Loaded, root: Path) -> dict[str, Any]:
     return {"origins": {"stacked": loaded.stacked, "files": files}}
 
 
-def _unsure(loaded: Loaded, manifest: Manifest, rows: list[Any]) -> list[str]:
+def _unsure(loaded: Loaded, manifest: Manifest, found: set[str]) -> list[str]:
     """Raw labels of which nothing is here but what could not be read or is excluded, and the unions that hold one of
     them: nobody knows whether they are there."""
     unread = {lost.name for lost in loaded.lost if lost.reason not in ("not_placed", "empty_mask")}
     unread |= {name for name, parts in manifest.derive.items() if unread.intersection(parts)}
-    return sorted(unread - {row["raw_label"] for row in rows})
+    return sorted(unread - found)
 
 
 def _axes(loaded: Loaded, batch: Batch, rejected: list[Any]) -> Iterator[str]:
@@ -164,7 +166,7 @@ class _Image:
         self._view, self._invert = _view(loaded, batch.manifest), bool(loaded.scan and loaded.scan.invert)
         if loaded.volume is not None:
             bounds = None if self._view is None else (float(self._view[0]), float(self._view[1]))
-            self._greys = Greys(loaded.volume, bounds)
+            self._greys = Greys(loaded.volume, bounds, batch.params.stride)
             self._volumes = [VolumeRegions(layer.array, split, rle_from=self._rle_from)
                              for layer, split in zip(loaded.layers, self._splits, strict=True)]
 
@@ -180,32 +182,35 @@ class _Image:
         grey = self._greys.plane(axis, index)
         return 255 - grey if self._invert else grey
 
-    def regions(self, axis: str, index: int) -> Iterator[dict[str, Any]]:
-        """The rows of a slice's regions; `n` counts those of one raw label."""
-        counts: Counter[str] = Counter()
-        for number, layer in enumerate(self._loaded.layers):
-            if self._loaded.volume is not None:
-                found, shape = self._volumes[number].on(axis, index), geometry.plane(layer.array, axis, index).shape
-            else:
-                plane = layer.array[..., index]
-                found, shape = regions(plane, self._splits[number], rle_from=self._rle_from), plane.shape
-            for region in found:
-                raw = layer.names.get(region.value)
-                name = raw if raw is not None else layer.undefined.get(region.value, str(region.value))
-                yield _region(self._loaded.case, axis, index, name, counts[name], raw is not None, shape, region)
-                counts[name] += 1
+    def regions(self, axis: str, stride: int) -> Regions:
+        """The regions of every `stride`th slice."""
+        parts = [Part(self._along(number, axis, stride), partial(_named, layer), self._plane_size(layer.array, axis))
+                 for number, layer in enumerate(self._loaded.layers)]  # fmt: skip
         for objects in self._loaded.objects:
-            for thing in objects.found:
-                yield _region(self._loaded.case, axis, index, thing.name, counts[thing.name], thing.defined,
-                              objects.size, thing.region)
-                counts[thing.name] += 1
+            things = [replace(thing.region, value=n) for n, thing in enumerate(objects.found)]
+            names = [(thing.name, thing.defined) for thing in objects.found]
+            shown = product(range(0, self.count(axis), stride), things)
+            parts.append(Part(columns(shown), names.__getitem__, objects.size))
+        return joined(parts)
+
+    def _along(self, number: int, axis: str, stride: int) -> Columns:
+        """The regions of a layer."""
+        if self._loaded.volume is not None:
+            return self._volumes[number].along(axis, stride)
+        array, split = self._loaded.layers[number].array, self._splits[number]
+        return columns((index, region) for index in range(0, self.count(axis), stride)
+                       for region in regions(array[..., index], split, rle_from=self._rle_from))  # fmt: skip
+
+    def _plane_size(self, array: npt.NDArray[Any], axis: str) -> tuple[int, int]:
+        if self._loaded.volume is None:
+            return array.shape[0], array.shape[1]
+        return geometry.plane_size(array.shape, axis)[1:]
 
 
-def _region(case: str, axis: str, index: int, name: str, n: int, defined: bool, shape: tuple[int, ...],
-            r: Found) -> dict[str, Any]:
-    return {"case": case, "axis": axis, "slice_index": index, "raw_label": name, "n": n, "defined": defined,
-            "height": shape[0], "width": shape[1], "x": r.x, "y": r.y, "w": r.width, "h": r.height,
-            "area": r.area, "rle": r.rle}
+def _named(layer: Layer, value: int) -> tuple[str, bool]:
+    """What a value of a layer is called, and whether the manifest says so."""
+    raw = layer.names.get(value)
+    return (raw, True) if raw is not None else (layer.undefined.get(value, str(value)), False)
 
 
 def _split(layer: Layer, manifest: Manifest) -> frozenset[int]:

@@ -78,11 +78,6 @@ class Place:
         return licenses
 
 
-def image_file_name(source: str, case: str, axis: str, index: int) -> str:
-    """The image's path below `dataset/images/`: `source/case/axis-0000.png`, the case as one safe path part."""
-    return f"{source}/{case_part(case)}/{axis}-{index:04d}.png"
-
-
 def case_part(case: str) -> str:
     """A case name percent-encoded, at most 120 bytes; a longer one is cut and ends in a hash of the name."""
     pieces = [c if re.fullmatch(r"[A-Za-z0-9._-]", c) else percent(c) for c in case]
@@ -222,7 +217,7 @@ def counting(first: int, count: int) -> pa.Array:
 
 
 def file_names(images: pa.Table) -> pa.Array:
-    """`image_file_name` of each image."""
+    """Each image's path below `dataset/images/`: `source/case/axis-0000.png`, the case as one safe path part."""
     source, axis = (images[name].combine_chunks().cast(pa.string()) for name in ("source", "axis"))
     case = by_name(images["case"], case_part)
     index = pc.utf8_lpad(images["slice_index"].combine_chunks().cast(pa.string()), 4, "0")

@@ -3,6 +3,7 @@
 import hashlib
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -25,6 +26,7 @@ from stages.plan import Options, Work
 from stages.records import Naming, pages
 from stages.select import select, slices_of
 
+CLUSTER_BYTES = 16 * 2**20  # of files: less is sliced in a second or two, which a cluster takes to start
 NOT_FETCHED = (
     "fetch has not run: nothing of these sources below {raw}; `medglip-etl stage fetch --source S --raw {raw}` first"
 )
@@ -61,7 +63,8 @@ def slice_all(works: list[Work], options: Options) -> None:
     for work in works:
         store.sweep(work.folder)
     batches = (batch for work, units in todo for batch in plan.batches(work, units, options))
-    with runner.pool(min(options.workers, total), options.scheduler) as pool, Progress() as progress:
+    size = sum(unit.size for _, units in todo for unit in units)
+    with _pool(options, total, size) as pool, Progress() as progress:
         for work, units in todo:
             progress.expect(work.slug, len(units))
         suspects = []
@@ -72,6 +75,14 @@ def slice_all(works: list[Work], options: Options) -> None:
                 progress.add(batch.manifest.slug, accounts)
         for batch, accounts in pool.map(slice.run, _singly(suspects), alone=True):
             progress.add(batch.manifest.slug, accounts or slice.lost(batch))
+
+
+def _pool(options: Options, cases: int, size: int) -> AbstractContextManager[runner.Pool | runner.Here]:
+    """Who slices so many cases, whose files have so many bytes."""
+    workers = min(options.workers, cases)
+    if options.scheduler is None and (workers == 1 or size < CLUSTER_BYTES):
+        return nullcontext(runner.Here())
+    return runner.pool(workers, options.scheduler)
 
 
 def _singly(batches: Iterable[slice.Batch]) -> Iterator[slice.Batch]:

@@ -6,11 +6,10 @@ worker, and `etl.results` says what it commits.
 
 import os
 import tempfile
+from collections import Counter
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +20,11 @@ from etl.manifests.manifest import Manifest
 from etl.objects import S3Path, Stat, is_remote
 from etl.pixels import geometry
 from etl.results import BatchWriter, files_of
+from etl.sources.casefiles import bring, files_of_case
 from etl.sources.inventory import Case
 
-HEADERS = (".mhd", ".hdr", ".nhdr", ".hdr.gz")
 VERSION = 9
-AT_ONCE = 8  # downloads
+TRIES = 4  # of a case whose process somebody else kills
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,28 +76,12 @@ def units(cases: Iterable[Case], manifest: Manifest, root: Path, params: SlicePa
     there = store.names(root) if is_remote(root) else None
     found = []
     for case in cases:
-        files = _files(case, root)
+        files = files_of_case(case, root)
         prints = [(f, *_stamp(root / f if there is None else there.get(f))) for f in files]
         masks = [[m.path, m.label, rules[m.rule]] for m in case.masks]
         key = store.digest([base, case.case, case.image, prints, masks, faulty_labels(manifest, case.case)])
         found.append(Unit(case, key, sum(size for _, size, _ in prints)))
     return found
-
-
-def _files(case: Case, root: Path) -> list[str]:
-    """Every file that holds pixels of the case, also the raw data beside a header."""
-    named = [*case.files, *(m.path for m in case.masks)]
-    beside = [str(p.relative_to(root)) for f in named if f.endswith(HEADERS) for p in _beside(root / f)]
-    return list(dict.fromkeys([*named, *beside]))
-
-
-def _beside(header: Path) -> list[Path]:
-    from etl.formats import companions  # the readers take long to import and few sources need this
-
-    try:
-        return companions(header)
-    except ItemError:  # the reader proper says what is wrong with it
-        return []
 
 
 def _stamp(file: Path | os.stat_result | Stat | None) -> tuple[int, int]:
@@ -117,17 +100,20 @@ def run(batch: Batch) -> list[dict[str, Any]]:
 
     A fault of a case becomes its quarantine row, also one that kills or hangs the process that reads it.
     """
-    with _near(batch, (name for unit in batch.units for name in _files(unit.case, batch.root))) as near:
+    with _near(batch, (name for unit in batch.units for name in files_of_case(unit.case, batch.root))) as near:
         return _run(near)
 
 
 def _run(batch: Batch) -> list[dict[str, Any]]:
     fatal: dict[str, tuple[str, str]] = {}
-    keys = {unit.key for unit in batch.units}
+    keys, killed = {unit.key for unit in batch.units}, Counter[str]()
     while True:
         try:
             accounts: list[dict[str, Any]] = isolate.call(_in_child, (batch, fatal), isolate.limits(batch.memory_limit))
         except isolate.Died as died:
+            killed[died.at] += died.killed
+            if died.killed and killed[died.at] < TRIES:  # by a person, or for what its neighbours took
+                continue
             if died.at not in keys or died.at in fatal:
                 raise Failure(f"the process that reads images does not work: {died.error.detail}") from died
             fatal[died.at] = (died.error.reason, died.error.detail)
@@ -141,22 +127,17 @@ def _near(batch: Batch, names: Iterable[str]) -> Iterator[Batch]:
     if not is_remote(batch.root) and not is_remote(batch.folder):
         yield batch
         return
-    with tempfile.TemporaryDirectory(prefix="medglip-") as place, ThreadPoolExecutor(AT_ONCE) as pool:
+    with tempfile.TemporaryDirectory(prefix="medglip-") as place:
         near = replace(batch, origin=str(batch.root.resolve()))
         if isinstance(batch.root, S3Path):
             near = replace(near, root=Path(place, "raw"))
-            list(pool.map(_brought, repeat(batch.root), repeat(near.root), dict.fromkeys(names)))
+            bring(batch.root, near.root, names)
         if isinstance(batch.folder, S3Path):
             near = replace(near, folder=Path(place, "out"))
         yield near
         if isinstance(batch.folder, S3Path):
             for path in files_of(near.folder / near.name):
                 (batch.folder / path.name).upload(path)
-
-
-def _brought(root: S3Path, near: Path, name: str) -> None:
-    with suppress(FileNotFoundError):  # the readers say what is missing
-        (root / name).download(near / name)
 
 
 def _in_child(job: tuple[Batch, dict[str, tuple[str, str]]]) -> list[dict[str, Any]]:

@@ -18,7 +18,6 @@ from stages import filter as filter_stage
 from stages.plan import Options, Work
 
 VERSION = 3
-TABLE_STAGES = ("validate", "filter", "harmonize", "bbox")
 SMALL = [name for name in REGIONS.names if name != "rle"]
 Process = Callable[[pa.Table], tuple[pa.Table, pa.Table]]
 

@@ -25,7 +25,7 @@ def explored(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def drawn_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three drawn sources, built."""
-    from test_demo_build import build
+    from program import build
 
     from glip.experiment import drawn
 

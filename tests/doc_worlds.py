@@ -18,7 +18,7 @@ import pytest
 import test_demo_build
 from doc_commands import Command, blocks
 from PIL import Image
-from test_demo_build import medglip
+from program import medglip
 
 SCAN = "raw/demo_ct_chest/c01/ct.nii.gz"
 

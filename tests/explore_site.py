@@ -2,7 +2,6 @@
 
 import re
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import yaml
 from PIL import Image
+from program import PROGRAM
 
-PROGRAM = str(Path(sys.executable).with_name("medglip-etl"))
 SOURCES = ("demo_ct_abdomen", "demo_skin", "demo_xray_boxes", "hostile")
 ATTACK = "<img src=x onerror=hacked=1>"
 NAME = "a\"><svg onload=hacked=1>'&"

@@ -14,6 +14,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+from faulty_server import answering
+
 SLOW_DOWN = b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
 FAULTS = ("slow down", "internal error", "refused", "torn before", "torn after", "torn body")
 
@@ -54,12 +56,8 @@ def faulty(upstream: int, share: float, seed: int = 7) -> Iterator[tuple[int, Co
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
-    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-    try:
+    with answering(server):
         yield server.server_port, made
-    finally:
-        server.shutdown()
-        server.server_close()
 
 
 def _proxied(handler: BaseHTTPRequestHandler, upstream: int, fault: str) -> None:

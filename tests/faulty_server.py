@@ -51,12 +51,20 @@ def serving(certificate: Path | None = None) -> Iterator[Site]:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(certificate)
         server.socket = context.wrap_socket(server.socket, server_side=True)
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
+    with answering(server):
+        yield site
+
+
+@contextmanager
+def answering(server: ThreadingHTTPServer) -> Iterator[None]:
+    """A server that serves from a thread of its own until the end of the block."""
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     try:
-        yield site
+        yield
     finally:
         server.shutdown()
+        thread.join()
         server.server_close()
 
 

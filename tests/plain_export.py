@@ -12,7 +12,11 @@ import pyarrow as pa
 from etl.labels.maps import Ontology
 from etl.release.records import IMAGES, REGIONS, SPLITS, Page
 from etl.release.shards import schema
-from stages.export import image_file_name
+from stages.export import case_part
+
+
+def image_file_name(source: str, case: str, axis: str, index: int) -> str:
+    return f"{source}/{case_part(case)}/{axis}-{index:04d}.png"
 
 
 @dataclass(slots=True)

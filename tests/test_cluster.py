@@ -15,7 +15,7 @@ from typing import Any
 
 import faulty_s3
 import pytest
-from test_demo_build import build, medglip, tree
+from program import build, medglip, tree
 
 from etl import runner, store
 

@@ -2,14 +2,12 @@
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 from PIL import Image
-
-PROGRAM = str(Path(sys.executable).with_name("medglip-etl"))
+from program import PROGRAM
 
 
 def test_decode_writes_canonical_volumes_and_pictures(tmp_path: Path) -> None:

@@ -1,23 +1,10 @@
 """The demo, built whole: exactly the boxes that were drawn come out."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
-
-
-def medglip(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [str(Path(sys.executable).with_name("medglip-etl")), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
-
-
-def build(demo: Path, out: Path, *more: object) -> subprocess.CompletedProcess[str]:
-    done = medglip("build", "--raw", demo / "raw", "--manifests", demo / "manifests",
-                   "--label-maps", demo / "label_maps", "--out", out, *more)
-    assert done.returncode == 0, done.stderr
-    return done
+from program import build, medglip, tree
 
 
 @pytest.fixture(scope="module")
@@ -44,13 +31,6 @@ def exported(out: Path) -> pd.DataFrame:
     images = pd.read_parquet(out / "dataset" / "shards")
     rows = images[["source", "case", "axis", "slice_index", "regions"]].explode("regions").reset_index(drop=True)
     return rows.join(pd.DataFrame(rows["regions"].tolist())[["label", "bbox", "area"]])
-
-
-def tree(out: Path) -> dict[str, bytes]:
-    return {
-        str(p.relative_to(out)): p.read_bytes()
-        for part in ("dataset", "quarantine") for p in sorted((out / part).rglob("*")) if p.is_file()
-    }
 
 
 def test_every_expected_box_and_no_other(demo: Path, built: Path) -> None:

@@ -1,9 +1,7 @@
 """DICOM in a build: a series is one case, equal to the same volume in NIfTI, and its slices are found again."""
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import nibabel as nib
@@ -14,38 +12,21 @@ import pytest
 from dicom_writer import header, series, write
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from program import DATA, PROGRAM, write_source
 
 from etl.errors import UsageError
-from etl.manifests.manifest import Manifest, load_manifests
+from etl.manifests.load import load_manifests
+from etl.manifests.manifest import Manifest
 from etl.sources import inventory
 from stages import cut
 from stages import slice as slicing
 
-PROGRAM = str(Path(sys.executable).with_name("medglip-etl"))
-DATA = Path(os.environ.get("MEDGLIP_TEST_DATA", Path(__file__).parents[1] / "../shared/data"))
 REAL = Path(__file__).parent / "real"
-MANIFEST = """
-slug: {slug}
-title: {slug}
-year: 2024
-modality: {modality}
-body_regions: [abdomen]
-homepage: https://example.org
-license: {{name: CC0-1.0, redistribution: allowed}}
-access: open
-evidence: [written here]
-status: verified
-files:
-  - {{image: "{image}", mask: "labels/{{case}}.nii.gz", kind: label_map}}
-labels: {{1: liver, 2: spleen}}
-"""
 LETTER = ["1111", "1000", "1110", "1000", "1000"]  # an F: no flip or turn brings it onto itself
 
 
 def manifest(folder: Path, slug: str, modality: str, image: str) -> Manifest:
-    (folder / "manifests").mkdir(parents=True, exist_ok=True)
-    text = MANIFEST.format(slug=slug, modality=modality, image=image)
-    (folder / "manifests" / f"{slug}.yaml").write_text(text)
+    write_source(folder, slug, modality, image, labels={1: "liver", 2: "spleen"})
     return load_manifests(folder / "manifests")[slug]
 
 
@@ -130,7 +111,7 @@ def test_files_of_one_case_name_are_a_series_only_if_all_are_dicom(tmp_path: Pat
 
 def build(folder: Path, *more: object) -> pd.DataFrame:
     command = [PROGRAM, "build", "--raw", folder / "raw", "--manifests", folder / "manifests", "--label-maps",
-               folder / "maps", "--out", folder / "out", "--min-side", "4", "--profile", "all", *more]
+               folder / "label_maps", "--out", folder / "out", "--min-side", "4", "--profile", "all", *more]
     done = subprocess.run([str(c) for c in command], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return pd.concat(pd.read_parquet(p) for p in sorted((folder / "out" / "quarantine").iterdir()))
@@ -150,11 +131,6 @@ def test_the_series_that_fits_is_used_and_its_slices_are_located(tmp_path: Path)
     (root / "labels").mkdir()
     nib.save(nib.Nifti1Image(mask, affine), root / "labels" / "a.nii.gz")
     manifest(tmp_path, "ct", "ct", "images/{case}/**")
-    (tmp_path / "maps" / "sources").mkdir(parents=True)
-    text = "source: ct\nlabels:\n" + "".join(
-        f"  {name}: {{label: {name}, status: approved, by: test}}\n" for name in ("liver", "spleen")
-    )
-    (tmp_path / "maps" / "sources" / "ct.yaml").write_text(text)
     rows = build(tmp_path)
     unused = rows[rows["stage"] == "decode"]
     assert sorted(unused["reason"]) == ["geometry_mismatch", "shape_mismatch", "shape_mismatch", "unsupported"]

@@ -1,6 +1,5 @@
 """DICOM SEG, RTSTRUCT and label series: placed by patient coordinates, voxel by voxel as other readers do."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import pydicom
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from program import DATA
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 from skimage.measure import points_in_poly
@@ -23,7 +23,6 @@ from etl.kinds import Grid, Layer, Lost, read_layers
 from etl.manifests.manifest import Rule
 from etl.pixels import geometry
 
-DATA = Path(os.environ.get("MEDGLIP_TEST_DATA", Path(__file__).parents[1] / "../shared/data"))
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 SHAPE = (13, 11, 6)  # columns, rows, slices: no multiple of 8 pixels in a frame
 

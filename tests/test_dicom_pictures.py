@@ -1,6 +1,5 @@
 """Single DICOM images and cine, and real files: what pydicom gives, or a true reason."""
 
-import os
 import warnings
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import pydicom
 import pytest
 from dicom_writer import header, write
 from PIL import Image
+from program import DATA
 from pydicom import uid
 from pydicom.dataset import Dataset
 from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi_lut, get_decoder
@@ -22,7 +22,6 @@ from etl.pixels import geometry, intensity
 from etl.pixels.raster import Raster
 from stages.convert import convert
 
-DATA = Path(os.environ.get("MEDGLIP_TEST_DATA", Path(__file__).parents[1] / "../shared/data"))
 BUNDLED = Path(pydicom.__file__).parent / "data" / "test_files"
 DCM_QA = {
     "dcm_qa/In/Orientation/ax/axasc35": "dcm_qa/Ref/ax_asc_35sl_6.nii",

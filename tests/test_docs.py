@@ -19,7 +19,7 @@ import typer
 import yaml
 from doc_commands import ROOT, Command, commands, mentioned, pages
 from doc_worlds import World
-from test_demo_build import medglip
+from program import medglip
 
 from etl.cli import app
 

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from glip.downstream import arms, inject, mlrg
 from glip.downstream.datasets import read_report_dataset, read_vqa_dataset
 from glip.downstream.inject import TextForm
 from glip.downstream.items import Question, Region, read_items, write_items
-from glip.downstream.read_vqa import box_reading
+from glip.downstream.read_slake import box_of, box_reading, slake_masks
 
 LIVER = Region("liver", (10, 20, 30, 40), 0.91)
 SPLEEN = Region("spleen", (60, 20, 20, 20), 0.5)
@@ -78,6 +79,80 @@ def test_broken_boxes_name_their_file(slake: Path, content: str) -> None:
 def test_an_image_without_boxes_has_no_reference(slake: Path) -> None:
     (slake / "imgs/xmlab1/detection.json").unlink()
     assert read_vqa_dataset("slake", slake, None)[0][0].reference is None
+
+
+def masked(slake: Path, n: int, areas: dict[int, tuple[int, int, int, int]], mode: str = "L") -> None:
+    """A `mask.png`: grey value → [x, y, width, height] of a block of it."""
+    grey = np.zeros((80, 100), np.uint8)
+    for value, (x, y, w, h) in areas.items():
+        grey[y : y + h, x : x + w] = value
+    Image.fromarray(grey).convert(mode).save(slake / f"imgs/xmlab{n}/mask.png")
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGB", "RGBA"])
+def test_slake_masks_are_named_by_its_own_file(slake: Path, mode: str, capsys: pytest.CaptureFixture[str]) -> None:
+    (slake / "mask.txt").write_text("70:Liver\r\n230:Spleen\r\n165:Stomach\r\n\r\n")
+    masked(slake, 1, {70: (50, 30, 40, 46), 165: (5, 60, 20, 7), 30: (0, 0, 2, 2)}, mode)
+    (slake / "imgs/xmlab2/detection.json").unlink()
+    masked(slake, 2, {230: (99, 79, 1, 1)}, mode)
+    items, _ = read_vqa_dataset("slake", slake, None)
+    boxes = (Region("Liver", (50, 30, 40, 45.5)), Region("Spleen", (10, 5, 8, 8)))
+    assert items[0].reference == (*boxes, Region("Stomach", (5, 60, 20, 7)))
+    assert items[1].reference == (Region("Spleen", (99, 79, 1, 1)),)
+    assert "names no mask value 30 (1 images)" in capsys.readouterr().err
+    (slake / "mask.txt").unlink()
+    items, _ = read_vqa_dataset("slake", slake, None)
+    assert (items[0].reference, items[1].reference) == (boxes, None)
+
+
+def test_the_mask_of_a_name_is_its_pixels(slake: Path) -> None:
+    masked(slake, 1, {70: (50, 30, 40, 46), 80: (60, 40, 3, 3)})
+    nameless = Counter[int]()
+    masks = slake_masks(slake / "imgs/xmlab1/mask.png", {70: "Liver", 90: "Right Eye"}, (100, 80), nameless)
+    assert {name: int(mask.sum()) for name, mask in masks.items()} == {"Liver": 40 * 46 - 9}
+    assert masks["Liver"].shape == (80, 100)
+    assert nameless == {80: 1}
+
+
+def test_masks_decide_how_slake_writes_boxes(slake: Path) -> None:
+    both = [{"Liver": [10, 12, 40, 44]}]  # inside the image, as a size and as corners
+    for n in (1, 2):
+        (slake / f"imgs/xmlab{n}/detection.json").write_text(json.dumps(both))
+    assert read_vqa_dataset("slake", slake, None)[0][0].reference == (Region("Liver", (10, 12, 40, 44)),)
+    (slake / "mask.txt").write_text("70:Liver")
+    masked(slake, 2, {70: (10, 12, 30, 32)})
+    assert read_vqa_dataset("slake", slake, None)[0][0].reference == (Region("Liver", (10, 12, 30, 32)),)
+    masked(slake, 2, {70: (10, 12, 39, 44)})
+    assert read_vqa_dataset("slake", slake, None)[0][0].reference == (Region("Liver", (10, 12, 40, 44)),)
+
+
+@given(st.tuples(st.integers(0, 40), st.integers(0, 30), st.integers(1, 60), st.integers(1, 50)))
+def test_the_box_of_a_mask_is_tight(box: tuple[int, int, int, int]) -> None:
+    x, y, w, h = box
+    mask = np.zeros((80, 100), bool)
+    mask[y, x] = mask[y + h - 1, x + w - 1] = True
+    assert box_of(mask) == box
+
+
+@pytest.mark.parametrize("line", ["Liver", "70:", "x:Liver", "0:Background", "256:Liver", "70:Liver\n70:Spleen"])
+def test_broken_mask_names_are_told(slake: Path, line: str) -> None:
+    (slake / "mask.txt").write_text(line)
+    with pytest.raises(Failure, match=r"mask\.txt, line [12]: not `value:name`"):
+        read_vqa_dataset("slake", slake, None)
+
+
+def test_broken_masks_are_told(slake: Path) -> None:
+    (slake / "mask.txt").write_text("70:Liver")
+    path = slake / "imgs/xmlab1/mask.png"
+    picture(path, (80, 100))
+    with pytest.raises(Failure, match=r"xmlab1/mask\.png: not grey in 8 bits and of its image's size 100 x 80"):
+        read_vqa_dataset("slake", slake, None)
+    Image.fromarray(np.arange(80 * 100 * 3, dtype=np.uint8).reshape(80, 100, 3)).save(path)
+    with pytest.raises(Failure, match="not grey"):
+        read_vqa_dataset("slake", slake, None)
+    path.write_bytes(b"no picture")
+    with pytest.raises(Failure, match=r"xmlab1/mask\.png: cannot be read.*move mask\.txt away"):
+        read_vqa_dataset("slake", slake, None)
 
 
 def test_vqa_rad_by_the_authors_split(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from faulty_server import answering
 from PIL import Image
 from test_downstream_data import found_file
 from typer.testing import CliRunner
@@ -97,15 +98,11 @@ def seen(part: dict[str, Any]) -> int:
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     server = Server()
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    monkeypatch.setenv("OPENAI_BASE_URL", f"http://127.0.0.1:{server.server_port}/v1")
-    monkeypatch.setenv("OPENAI_API_KEY", "secret")
-    monkeypatch.setenv("NO_PROXY", "*")
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with answering(server):
+        monkeypatch.setenv("OPENAI_BASE_URL", f"http://127.0.0.1:{server.server_port}/v1")
+        monkeypatch.setenv("OPENAI_API_KEY", "secret")
+        monkeypatch.setenv("NO_PROXY", "*")
+        yield server
 
 
 @pytest.fixture

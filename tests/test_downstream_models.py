@@ -179,16 +179,20 @@ def test_boxes_help_where_they_tell_the_answer_and_not_where_they_do_not(tmp_pat
     import downstream
 
     metric = downstream.SHOWN[task][0]
+    found = {}
     for informative in (True, False):
         folder = tmp_path / str(informative)
         generated.write(folder, studies=600, informative=informative)
-        document, _ = downstream.run(folder, task)
+        found[informative], _ = downstream.run(folder, task)
         assert (folder / task / f"figure{6 if task == 'vqa' else 7}.svg").exists()
-        if informative:
-            assert all(experiment.order_holds(document, metric).values())
-        else:
-            for arm in ("predicted", "reference", "shuffled"):
-                assert document["arms"][arm][metric]["difference_interval"][0] <= 0
+    assert all(experiment.order_holds(found[True], metric).values())
+    assert not all(experiment.order_holds(found[False], metric).values())
+    told, useless = (
+        {arm: cells[metric]["difference"] for arm, cells in found[informative]["arms"].items() if arm != "none"}
+        for informative in (True, False)
+    )
+    # the luck of one training, which no interval over test items covers, is worth more than nothing, but not so much
+    assert max(useless.values()) < told["reference"] / 4
 
 
 def test_maps_of_an_expert_take_the_place_of_pixels(tmp_path: Path) -> None:

@@ -13,9 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from program import build, medglip, write_source
 from scipy import ndimage
-from test_demo_build import build, medglip
-from test_faults import settings
 
 from etl.pixels import hashes
 from etl.quality import nearby
@@ -93,9 +92,9 @@ def copied(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`large` has five volumes and five pictures of its own; `small` holds copies of some, changed."""
     folder = tmp_path_factory.mktemp("copies")
     for slug in ("large", "small"):
-        settings(folder, slug, "ct", "nii.gz", "label_map")
+        write_source(folder, slug, "ct")
     for slug in ("large_2d", "small_2d"):
-        settings(folder, slug, "dermoscopy", "png", "binary")
+        write_source(folder, slug, "dermoscopy", "images/{case}.png", "labels/{case}.png", kind="binary")
     raw = folder / "raw"
     for n in range(5):
         image, mask = volume(n)
@@ -119,7 +118,7 @@ def copied(tmp_path_factory: pytest.TempPathFactory) -> Path:
             half = np.zeros(shape, np.uint8)
             half[40:100, 50:120] = 255
             Image.fromarray(half).save(raw / slug / "labels" / f"p{n}.png")
-    done = medglip("build", "--raw", raw, "--manifests", folder / "manifests", "--label-maps", folder / "maps",
+    done = medglip("build", "--raw", raw, "--manifests", folder / "manifests", "--label-maps", folder / "label_maps",
                    "--out", folder / "out")  # fmt: skip
     assert done.returncode == 0, done.stderr
     return folder / "out"
@@ -154,7 +153,7 @@ def test_the_copy_in_a_test_split_stays(copied: Path, tmp_path: Path) -> None:
     path = folder / "manifests" / "large_2d.yaml"
     path.write_text(path.read_text().replace("kind: binary", "kind: binary, split: test"))
     done = medglip("build", "--raw", folder / "raw", "--manifests", folder / "manifests", "--label-maps",
-                   folder / "maps", "--out", folder / "out", "--source", "large_2d", "--source", "small_2d")
+                   folder / "label_maps", "--out", folder / "out", "--source", "large_2d", "--source", "small_2d")
     assert done.returncode == 0, done.stderr
     assert set(left_out(folder / "out")["source"]) == {"small_2d"}
 

@@ -5,7 +5,6 @@ import copy
 import io
 import json
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from program import PROGRAM
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
@@ -23,7 +23,6 @@ from etl.evaluation.matching import match
 from etl.evaluation.precision import METRICS, RECALLS, averaged, curves, measured, ranked
 from etl.evaluation.scores import Settings, evaluate
 
-PROGRAM = str(Path(sys.executable).with_name("medglip-etl"))
 ONCE = Settings(protocol="coco", bootstrap=0)
 Rows = list[dict[str, Any]]
 

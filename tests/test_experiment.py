@@ -117,7 +117,7 @@ def test_a_protocol_that_is_wrong_is_refused_with_its_line(tmp_path: Path, old: 
 
 
 def test_bundled_protocols_are_valid_and_name_known_sources() -> None:
-    from etl.manifests.manifest import load_manifests
+    from etl.manifests.load import load_manifests
 
     known = load_manifests(BUNDLED / "manifests")
     for path in sorted(protocol.BUNDLED.glob("*.yaml")):

@@ -1,13 +1,11 @@
-"""Each export of a small built demo, read back by its reader and compared box by box with the shards.
+"""Each export of a small built demo, read back and compared box by box with the shards.
 
-Where a reader is too heavy for the suite (torchvision, MongoDB, a server) a strict one follows its rules here;
-docs/exports.md says what was proven how.
+By its own reader where that is light; the others are in test_exports_readers.py, and strict ones follow their rules
+here. docs/exports.md says what is proven how.
 """
 
 import json
 import re
-import subprocess
-import sys
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -20,7 +18,9 @@ import pyarrow.parquet as pq
 import pytest
 import webdataset  # type: ignore[import-untyped]
 import yaml
+from export_site import Make, built, maker
 from PIL import Image
+from program import medglip
 from pycocotools import mask as rle
 from pycocotools.coco import COCO
 
@@ -36,35 +36,15 @@ DOCS = Path(__file__).parents[1] / "docs" / "exports.md"
 LEVELS = ("category", "label")
 
 
-def medglip(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [str(Path(sys.executable).with_name("medglip-etl")), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
-
-
 @pytest.fixture(scope="module")
 def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A dataset of volumes and pictures, with masks and given boxes, with images in all splits."""
-    demo = tmp_path_factory.mktemp("exports")
-    assert medglip("demo", demo).returncode == 0
-    chosen = [part for source in SOURCES for part in ("--source", source)]
-    done = medglip("build", "--raw", demo / "raw", "--manifests", demo / "manifests", *chosen, "--min-area", 0.005,
-                   "--label-maps", demo / "label_maps", "--out", demo / "out")  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return demo / "out"
+    return built(tmp_path_factory.mktemp("exports"), SOURCES)
 
 
 @pytest.fixture(scope="module")
-def made(out: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Makes an export, each only once."""
-    folder, cache = tmp_path_factory.mktemp("made"), dict[tuple[str, str], Path]()
-
-    def make(name: str, level: str = "category") -> Path:
-        if (name, level) not in cache:
-            cache[name, level] = folder / f"{name}-{level}"
-            export(out, name, to=cache[name, level], splits=SPLITS, level=level, images=True)
-        return cache[name, level]
-
-    return make
+def made(out: Path, tmp_path_factory: pytest.TempPathFactory) -> Make:
+    return maker(out, tmp_path_factory.mktemp("made"))
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -114,6 +94,8 @@ def test_odvg(out: Path, made: Any, name: str, level: str) -> None:
         expected = read.plain(read.truth(out, split, level))
         assert read.of_coco(folder / f"{split}.json", folder / "images", 0) == expected
         entries = read.lines(folder / f"{split}.jsonl")
+        assert all(e.get("file_name", e["filename"]) == e["filename"] and ("file_name" in e) == (name == "tao")
+                   for e in entries)  # fmt: skip
         assert {e["filename"]: read.detections(e, names) for e in entries} == expected
         assert {e["filename"]: read.groundings(e, name == "odvg-mmdet") for e in entries} == read.truth(
             out, split, "phrase"

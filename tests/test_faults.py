@@ -5,7 +5,6 @@ import gzip
 import random
 import shutil
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -15,32 +14,7 @@ import pandas as pd
 import psutil
 import pytest
 from PIL import Image
-
-PROGRAM = str(Path(sys.executable).with_name("medglip-etl"))
-MANIFEST = """
-slug: {slug}
-title: {slug}
-year: 2024
-modality: {modality}
-body_regions: [abdomen]
-homepage: https://example.org
-license: {{name: CC0-1.0, redistribution: allowed}}
-access: open
-evidence: [written here]
-status: verified
-files:
-  - {{image: "images/{{case}}.{suffix}", mask: "labels/{{case}}.{suffix}", kind: {kind}}}
-labels: {{1: liver}}
-"""
-LABELS = "source: {slug}\nlabels:\n  liver: {{label: liver, status: approved, by: test}}\n"
-
-
-def settings(folder: Path, slug: str, modality: str, suffix: str, kind: str) -> None:
-    (folder / "manifests").mkdir(parents=True, exist_ok=True)
-    (folder / "maps" / "sources").mkdir(parents=True, exist_ok=True)
-    text = MANIFEST.format(slug=slug, modality=modality, suffix=suffix, kind=kind)
-    (folder / "manifests" / f"{slug}.yaml").write_text(text)
-    (folder / "maps" / "sources" / f"{slug}.yaml").write_text(LABELS.format(slug=slug))
+from program import PROGRAM, tree, write_source
 
 
 def volume(folder: Path, name: str, shape: tuple[int, ...] = (40, 44, 36), seed: int = 0) -> None:
@@ -55,19 +29,12 @@ def volume(folder: Path, name: str, shape: tuple[int, ...] = (40, 44, 36), seed:
 
 def arguments(folder: Path, out: Path) -> list[str]:
     return [PROGRAM, "build", "--raw", str(folder / "raw"), "--manifests", str(folder / "manifests"),
-            "--label-maps", str(folder / "maps"), "--out", str(out)]
-
-
-def tree(out: Path) -> dict[str, bytes]:
-    return {
-        str(p.relative_to(out)): p.read_bytes()
-        for part in ("dataset", "quarantine") for p in sorted((out / part).rglob("*")) if p.is_file()
-    }
+            "--label-maps", str(folder / "label_maps"), "--out", str(out)]
 
 
 def test_each_fault_has_its_reason(tmp_path: Path) -> None:
-    settings(tmp_path, "ct", "ct", "nii.gz", "label_map")
-    settings(tmp_path, "skin", "dermoscopy", "png", "binary")
+    write_source(tmp_path, "ct", "ct")
+    write_source(tmp_path, "skin", "dermoscopy", "images/{case}.png", "labels/{case}.png", kind="binary")
     ct, skin = tmp_path / "raw" / "ct", tmp_path / "raw" / "skin"
     for name in ("good", "truncated", "other_shape", "empty", "undefined", "zero_bytes", "not_gzip"):
         volume(ct, name, seed=len(name))
@@ -102,10 +69,14 @@ def start(folder: Path, out: Path) -> "subprocess.Popen[bytes]":
     return subprocess.Popen(arguments(folder, out), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
 
 
-def kill_a_worker(build: "subprocess.Popen[bytes]", moments: random.Random) -> bool:
-    """Kill -9 one of the build's worker processes, if there is one at this moment."""
+READER, WORKER = ("etl.isolate",), ("spawn_main", "dask worker")  # words of their command lines
+
+
+def kill_one(build: "subprocess.Popen[bytes]", moments: random.Random, words: tuple[str, ...]) -> bool:
+    """Kill -9 one of the build's processes of this kind, if there is one at this moment."""
     with contextlib.suppress(psutil.NoSuchProcess):
-        workers = [p for p in psutil.Process(build.pid).children(True) if "spawn_main" in " ".join(p.cmdline())]
+        children = psutil.Process(build.pid).children(True)
+        workers = [p for p in children if any(word in " ".join(p.cmdline()) for word in words)]
         if workers:
             moments.choice(workers).kill()
             return True
@@ -113,31 +84,31 @@ def kill_a_worker(build: "subprocess.Popen[bytes]", moments: random.Random) -> b
 
 
 def test_killed_at_any_moment_it_resumes_to_the_same_bytes(tmp_path: Path) -> None:
-    settings(tmp_path, "ct", "ct", "nii.gz", "label_map")
+    write_source(tmp_path, "ct", "ct")
     for n in range(12):
         volume(tmp_path / "raw" / "ct", f"case{n:02d}", (64, 64, 60), n)
     subprocess.run(arguments(tmp_path, tmp_path / "calm"), check=True, capture_output=True)
     moments = random.Random(7)
-    workers_killed = 0
+    readers_killed = 0
     for n in range(10):
         build = start(tmp_path, tmp_path / "killed")
         time.sleep(moments.uniform(0.3, 4.5))
         if n % 2:
-            while build.poll() is None and not kill_a_worker(build, moments):
+            while build.poll() is None and not kill_one(build, moments, READER):
                 time.sleep(0.05)
-            workers_killed += build.poll() is None
+            readers_killed += build.poll() is None
             time.sleep(moments.uniform(0, 1))
         build.kill()
         build.wait()
-    assert workers_killed
+    assert readers_killed
     subprocess.run(arguments(tmp_path, tmp_path / "killed"), check=True, capture_output=True)
     assert tree(tmp_path / "killed") == tree(tmp_path / "calm")
 
 
 def test_a_build_outlives_its_workers(tmp_path: Path) -> None:
-    settings(tmp_path, "ct", "ct", "nii.gz", "label_map")
+    write_source(tmp_path, "ct", "ct")
     for n in range(12):
-        volume(tmp_path / "raw" / "ct", f"case{n:02d}", (64, 64, 60), n)
+        volume(tmp_path / "raw" / "ct", f"case{n:02d}", (128, 128, 80), n)
     subprocess.run(arguments(tmp_path, tmp_path / "calm"), check=True, capture_output=True)
     moments = random.Random(3)
     build = start(tmp_path, tmp_path / "hurt")
@@ -145,7 +116,7 @@ def test_a_build_outlives_its_workers(tmp_path: Path) -> None:
     while build.poll() is None and killed < 3:
         time.sleep(0.1)
         if any((tmp_path / "hurt" / "stages" / "slice").rglob("*.tmp")):  # in the middle of a batch
-            killed += kill_a_worker(build, moments)
+            killed += kill_one(build, moments, WORKER)
             time.sleep(0.5)
     assert killed
     assert build.wait() == 0
@@ -153,10 +124,10 @@ def test_a_build_outlives_its_workers(tmp_path: Path) -> None:
 
 
 def test_a_second_source_redoes_nothing_of_the_first(tmp_path: Path) -> None:
-    settings(tmp_path, "one", "ct", "nii.gz", "label_map")
+    write_source(tmp_path, "one", "ct")
     volume(tmp_path / "raw" / "one", "a")
     subprocess.run(arguments(tmp_path, tmp_path / "out"), check=True, capture_output=True)
-    settings(tmp_path, "two", "ct", "nii.gz", "label_map")
+    write_source(tmp_path, "two", "ct")
     volume(tmp_path / "raw" / "two", "b", seed=1)
     done = subprocess.run(arguments(tmp_path, tmp_path / "out"), check=True, capture_output=True, text=True)
     assert "slice: 1 cases to do, 1 reused" in done.stderr
@@ -165,7 +136,7 @@ def test_a_second_source_redoes_nothing_of_the_first(tmp_path: Path) -> None:
 @pytest.mark.parametrize("compressed", [True, False])
 def test_compression_changes_nothing(tmp_path: Path, compressed: bool) -> None:
     suffix = "nii.gz" if compressed else "nii"
-    settings(tmp_path, "ct", "ct", suffix, "label_map")
+    write_source(tmp_path, "ct", "ct", f"images/{{case}}.{suffix}", f"labels/{{case}}.{suffix}")
     volume(tmp_path / "raw" / "ct", "a")
     if not compressed:
         for path in list((tmp_path / "raw" / "ct").rglob("*.nii.gz")):
@@ -178,7 +149,7 @@ def test_compression_changes_nothing(tmp_path: Path, compressed: bool) -> None:
 
 def test_a_source_whose_files_collide_stops_no_other(tmp_path: Path) -> None:
     for slug in ("one", "two"):
-        settings(tmp_path, slug, "ct", "nii.gz", "label_map")
+        write_source(tmp_path, slug, "ct")
         volume(tmp_path / "raw" / slug, "a")
     path = tmp_path / "manifests" / "two.yaml"
     path.write_text(path.read_text().replace("kind:", "case: same, kind:"))
@@ -192,7 +163,7 @@ def test_a_source_whose_files_collide_stops_no_other(tmp_path: Path) -> None:
 
 def test_a_source_without_an_image_stops_no_other(tmp_path: Path) -> None:
     for slug in ("one", "two"):
-        settings(tmp_path, slug, "ct", "nii.gz", "label_map")
+        write_source(tmp_path, slug, "ct")
         volume(tmp_path / "raw" / slug, "a")
     (tmp_path / "raw" / "two" / "images" / "a.nii.gz").write_bytes(b"")
     subprocess.run(arguments(tmp_path, tmp_path / "out"), check=True, capture_output=True)

@@ -1,7 +1,6 @@
 """Readers: values and affines equal to the reference libraries', and a reason for what cannot be read."""
 
 import gzip
-import os
 import struct
 from pathlib import Path
 
@@ -11,11 +10,10 @@ import pytest
 import SimpleITK as sitk  # noqa: N813
 import tifffile
 from PIL import Image
+from program import DATA
 
 from etl import formats
 from etl.errors import ItemError
-
-DATA = Path(os.environ.get("MEDGLIP_TEST_DATA", Path(__file__).parents[1] / "../shared/data"))
 
 
 def real(name: str) -> Path:

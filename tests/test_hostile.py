@@ -10,7 +10,6 @@ import os
 import resource
 import struct
 import subprocess
-import sys
 import zlib
 from pathlib import Path
 
@@ -20,16 +19,17 @@ import pandas as pd
 import pytest
 import tifffile
 from PIL import Image
+from program import PROGRAM
 from pydicom import uid
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 
 from etl import formats
 from etl.errors import ItemError, UsageError
-from etl.manifests.manifest import Table, load_manifest
+from etl.manifests.load import load_manifest
+from etl.manifests.manifest import Table
 from etl.manifests.tables import read_table
 from etl.sources.inventory import inventory
 
-PROGRAM = str(Path(sys.executable).with_name("medglip-etl"))
 NRRD = ("NRRD0004\ntype: uint8\ndimension: 3\nspace: left-posterior-superior\nsizes: {sizes}\n"
         "space directions: (1,0,0) (0,1,0) (0,0,1)\nkinds: domain domain domain\nencoding: {encoding}\n"
         "space origin: (0,0,0)\n{more}\n")  # fmt: skip

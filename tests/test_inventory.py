@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from etl.errors import UsageError
-from etl.manifests.manifest import load_manifest
+from etl.manifests.load import load_manifest
 from etl.sources.inventory import Inventory, MaskFile, inventory
 
 HEAD = "slug: toy\nmodality: ct\nlabels: {1: spleen, 2: liver}\nfiles:\n"

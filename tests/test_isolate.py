@@ -11,7 +11,8 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from test_faults import arguments, settings, volume
+from program import write_source
+from test_faults import arguments, volume
 
 from etl import isolate
 from etl.errors import Failure
@@ -101,7 +102,7 @@ nifti.read = broken
 def test_a_crash_in_a_decoder_costs_one_case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "sitecustomize.py").write_text(SABOTAGE)
-    settings(tmp_path, "ct", "ct", "nii.gz", "label_map")
+    write_source(tmp_path, "ct", "ct")
     for seed, name in enumerate(("a", "crash", "bomb", "z")):
         volume(tmp_path / "raw" / "ct", name, seed=seed)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))

@@ -48,26 +48,22 @@ def test_scaled(plane: np.ndarray, lower: float, width: float) -> None:
     np.testing.assert_array_equal(one, other)
 
 
-@settings(max_examples=300)
-@given(hnp.arrays(np.uint8, hnp.array_shapes(min_dims=2, max_dims=2, max_side=9), elements=st.integers(0, 1)))
-def test_connected(part: np.ndarray) -> None:
-    assert fast.connected(part, 1) == plain.connected(part, 1)
-
-
 @given(hnp.arrays(st.sampled_from([np.int16, np.uint8]), st.integers(1, 50), elements=st.integers(0, 90)))
 def test_histogram(values: np.ndarray) -> None:
     np.testing.assert_array_equal(fast.histogram(values, -5, 100), plain.histogram(values, -5, 100))
 
 
 @settings(max_examples=40)
-@given(hnp.arrays(np.int16, SHAPES, elements=st.integers(-50, 50)), st.data())
-def test_look_ups(volume: np.ndarray, data: st.DataObject) -> None:
+@given(hnp.arrays(np.int16, SHAPES, elements=st.integers(-50, 50)), st.sampled_from([1, 2]), st.booleans(),
+       st.booleans(), st.data())  # fmt: skip
+def test_look_ups(volume: np.ndarray, axis: int, rows: bool, columns: bool, data: st.DataObject) -> None:
     table = np.random.default_rng(0).integers(0, 256, 101).astype(np.uint8)
-    start = data.draw(st.integers(0, volume.shape[2] - 1))
-    stop = data.draw(st.integers(start + 1, volume.shape[2]))
-    one, other = (k.looked_up_across(volume, table, -50, start, stop) for k in (fast, plain))
+    start = data.draw(st.integers(0, volume.shape[axis] - 1))
+    stop = data.draw(st.integers(start + 1, volume.shape[axis]))
+    line, turned = (np.float32(-30), np.float32(2.5)), (rows, columns)
+    one, other = (k.straight_across(volume, (axis, start, stop), *line, turned) for k in (fast, plain))
     np.testing.assert_array_equal(one, other)
-    plane = volume[:, ::-1, start]
+    plane = volume[:, ::-1, 0]
     np.testing.assert_array_equal(fast.looked_up(plane, table, -50), plain.looked_up(plane, table, -50))
 
 
@@ -123,15 +119,16 @@ def test_fingerprints(dimensions: int, seed: int, values: int, bound: int) -> No
     np.testing.assert_array_equal(*found)
 
 
-@settings(max_examples=60)
-@given(hnp.arrays(np.uint8, hnp.array_shapes(min_dims=2, max_dims=2, max_side=12), elements=st.integers(0, 3)),
+@settings(max_examples=300)
+@given(hnp.arrays(np.uint8, hnp.array_shapes(min_dims=3, max_dims=3, max_side=9), elements=st.integers(0, 2)),
        st.lists(st.booleans(), min_size=4, max_size=4), st.integers(0, 9))  # fmt: skip
-def test_measured(plane: np.ndarray, split: list[bool], least: int) -> None:
-    boxes = plain.extents(plane[None], 4)[0][0]
-    numbers = np.flatnonzero(boxes[:, 0])
-    area, low, high, left, right = boxes[numbers].T
+def test_measured(planes: np.ndarray, split: list[bool], least: int) -> None:
+    tables = plain.extents(planes, 4)[0]
+    where, numbers = np.nonzero(tables[..., 0])
+    area, low, high, left, right = tables[where, numbers].T
     there = np.stack([area, left, low, right - left + 1, high - low + 1], axis=1).astype(np.int32)
-    one, other = (k.measured(plane, numbers, there, np.array(split)[numbers], least) for k in (fast, plain))
+    wanted = np.array(split)[numbers]
+    one, other = (k.measured(planes, where, numbers, there, wanted, least) for k in (fast, plain))
     np.testing.assert_array_equal(one[0], other[0])
     assert one[1] == other[1]
 

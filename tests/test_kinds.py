@@ -1,6 +1,5 @@
 """Annotation kinds: which pixels get which raw label."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +8,12 @@ import numpy as np
 import pytest
 import tifffile
 from PIL import Image
+from program import DATA
 
 from etl import kinds
 from etl.errors import ItemError, UsageError
 from etl.kinds import Grid, Layer, fill_outline, integral, name_colors, name_values
 from etl.manifests.manifest import Rule
-
-DATA = Path(os.environ.get("MEDGLIP_TEST_DATA", Path(__file__).parents[1] / "../shared/data"))
 
 
 def real(name: str) -> Path:

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from etl.cli import app
 from etl.labels import lint as label_lint
 from etl.labels.maps import load_ontology
-from etl.manifests.manifest import load_manifests
+from etl.manifests.load import load_manifests
 
 ROOT = Path(__file__).resolve().parents[1]
 

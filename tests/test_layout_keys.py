@@ -17,7 +17,7 @@ from PIL import Image
 from etl import formats
 from etl.errors import ItemError, UsageError
 from etl.manifests.casenames import ByName, faulty_labels
-from etl.manifests.manifest import load_manifest
+from etl.manifests.load import load_manifest
 from etl.sources.case import Loaded, load
 from etl.sources.inventory import Case, inventory
 from stages.records import annotated

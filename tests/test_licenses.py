@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from etl.manifests.manifest import load_manifest
+from etl.manifests.load import load_manifest
 from etl.miniature.build import write_miniature
 
 TERMS = {

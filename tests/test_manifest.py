@@ -8,7 +8,8 @@ import pytest
 from etl import yamlfile
 from etl.errors import UsageError
 from etl.kinds import KINDS
-from etl.manifests.manifest import OPTIONS, Kind, Manifest, load_manifest, load_manifests
+from etl.manifests.load import load_manifest, load_manifests
+from etl.manifests.manifest import OPTIONS, Kind, Manifest
 
 GOOD = """slug: toy
 modality: ct
@@ -52,6 +53,8 @@ def test_null_is_a_label(tmp_path: Path) -> None:
         ('"i/{case}.nii.gz"', "{case}", r"files\[0\].image: must be text; put quotes"),
         ("year: 2022", "components: [ribs]", r"components\[0\]: 'ribs' is no raw label .*did you mean 'rib'"),
         ("year: 2022", "year: [", r"not valid YAML"),
+        ("year: 2022", "year: " + "[" * 5000 + "]" * 5000, r"not valid YAML"),
+        ("modality: ct", "---\nmodality: ct", r"toy.yaml:2: a second document"),
         ("kind: label_map", "kind: label_map, subject: '{cas}'", r"no capture 'cas' \(did you mean 'case'"),
         ("modality: ct\n", "", r"the key 'modality' is missing"),
         ("kind: label_map", "kind: label_map, threshold: 3", r"toy.yaml:6: files\[0\].threshold: means nothing to kind "

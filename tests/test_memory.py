@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from etl import isolate
-from etl.cli import _bytes
+from etl.cli.build import _bytes
 from etl.errors import UsageError
 from etl.kinds import integral
 from etl.pixels import slabs

@@ -18,7 +18,8 @@ from pycocotools import mask as coco_mask
 
 from etl.errors import UsageError
 from etl.labels.maps import load_label_map, load_ontology
-from etl.manifests.manifest import Manifest, load_manifest
+from etl.manifests.load import load_manifest
+from etl.manifests.manifest import Manifest
 from etl.miniature.build import Miniature, write_miniature
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -16,9 +16,11 @@ from pycocotools import mask as coco_mask
 
 from etl.errors import ItemError, UsageError
 from etl.kinds import Grid, Lost, Objects, listings, read_layers
-from etl.manifests.manifest import Rule, load_manifest
+from etl.manifests.load import load_manifest
+from etl.manifests.manifest import Rule
 from etl.pixels import shapes
 from etl.pixels.regions import Found
+from etl.sources import listed
 from etl.sources.inventory import Inventory, inventory
 
 SIZE = (20, 30)
@@ -176,6 +178,10 @@ def test_a_listed_image_without_an_object_is_background_and_another_is_not_annot
         read("coco", path, {"lung": "x"}, Grid("images/a.png", (21, 30)))
     with pytest.raises(ItemError, match="unsupported"):
         read("coco", path, {"lung": "x"}, Grid("images/a.png", (20, 30, 4), np.eye(4)))
+
+
+def test_the_inventory_knows_the_kinds_that_list_images() -> None:
+    assert set(listings.LISTINGS) == listed.LISTINGS
 
 
 def test_a_shared_file_is_parsed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from test_demo_build import build, medglip, tree
+from program import build, medglip, tree
 
 SOURCES = ("demo_ct_chest", "demo_endoscopy", "demo_fundus_boxes", "demo_mri_brain")
 CHOSEN = [part for source in SOURCES for part in ("--source", source)]

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
-from test_demo_build import build, medglip
+from program import build, medglip
 
 from etl.labels.maps import load_ontology
 from etl.quality.checks import CHECKS, of_regions

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import struct
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,47 +18,25 @@ import tifffile
 from dicom_writer import header, series, write
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+from program import PROGRAM, write_source
 
 from etl import privacy
 from etl.dicom import burned_in
 from etl.errors import UsageError
 
-PROGRAM = str(Path(sys.executable).with_name("medglip-etl"))
-MANIFEST = """
-slug: {slug}
-group: {group}
-title: {slug}
-year: 2024
-modality: {modality}
-body_regions: [abdomen]
-homepage: https://example.org
-license: {{name: CC0-1.0, redistribution: allowed}}
-access: open
-evidence: [written here]
-status: verified
-pseudonymize: {hide}
-files:
-  - {{image: "images/{{case}}.{suffix}", mask: "labels/{{case}}.{mask}", kind: {kind}{subject}}}
-labels: {{1: liver}}
-{more}
-"""
-LABELS = "source: {slug}\nlabels:\n  liver: {{label: liver, status: approved, by: test}}\n"
 PLANTED = ("Zzyzx", "19511224", "Elmstreet", "ACC0815XY", "QPrivateQ", "555-01234")
 NAME = "Zzyzx^Quentin^Dr"
 
 
-def source(folder: Path, slug: str, modality: str, suffix: str, **more: Any) -> Path:
-    given = {"group": slug, "hide": "false", "mask": suffix, "kind": "label_map", "subject": "", "more": ""} | more
-    for part in ("manifests", "maps/sources", f"raw/{slug}/images", f"raw/{slug}/labels"):
-        (folder / part).mkdir(parents=True, exist_ok=True)
-    text = MANIFEST.format(slug=slug, modality=modality, suffix=suffix, **given)
-    (folder / "manifests" / f"{slug}.yaml").write_text(text)
-    (folder / "maps" / "sources" / f"{slug}.yaml").write_text(LABELS.format(slug=slug))
-    return folder / "raw" / slug
+def source(folder: Path, slug: str, modality: str, suffix: str, mask: str | None = None, **more: Any) -> Path:
+    raw = write_source(folder, slug, modality, f"images/{{case}}.{suffix}", f"labels/{{case}}.{mask or suffix}", **more)
+    (raw / "images").mkdir()
+    (raw / "labels").mkdir()
+    return raw
 
 
 def build(folder: Path, out: str = "out", **env: str) -> subprocess.CompletedProcess[str]:
-    command = [PROGRAM, "build", "--raw", "raw", "--manifests", "manifests", "--label-maps", "maps", "--out", out,
+    command = [PROGRAM, "build", "--raw", "raw", "--manifests", "manifests", "--label-maps", "label_maps", "--out", out,
                "--workers", "1"]  # fmt: skip
     clean = {k: v for k, v in os.environ.items() if k != privacy.KEY}
     return subprocess.run(command, cwd=folder, env=clean | env, capture_output=True, text=True, check=False)
@@ -278,8 +255,8 @@ def test_ultrasound_with_a_name_above_the_scan(tmp_path: Path) -> None:
 def test_pseudonyms(tmp_path: Path) -> None:
     noise = np.random.default_rng(0)  # no image is a copy of another
     for slug, hide in (("first", "true"), ("second", "false")):
-        at = source(tmp_path, slug, "dermoscopy", "png", kind="binary", group="both", hide=hide,
-                    subject=', subject: "{who}", case: "{who}-{visit}"')
+        at = source(tmp_path, slug, "dermoscopy", "png", kind="binary",
+                    more=f"group: both\npseudonymize: {hide}", rule=', subject: "{who}", case: "{who}-{visit}"')
         manifest = tmp_path / "manifests" / f"{slug}.yaml"
         manifest.write_text(manifest.read_text().replace("{case}.png", "{who}_{visit}.png"))
         for name in ("Zzyzx_1", "Zzyzx_2", "Elmstreet_1"):

@@ -1,18 +1,17 @@
 """The sample sources of boxes, polygons, arrays and DICOM masks: what their files say comes out."""
 
 import json
-import os
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
+from program import DATA
 
-from etl.manifests.manifest import load_manifest
+from etl.manifests.load import load_manifest
 from etl.sources.case import Loaded, load
 from etl.sources.inventory import inventory
 
-DATA = Path(os.environ.get("MEDGLIP_TEST_DATA", Path(__file__).parents[1] / "../shared/data"))
 MANIFESTS = Path(__file__).parent / "real/manifests"
 
 

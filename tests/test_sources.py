@@ -19,7 +19,8 @@ from typer.testing import CliRunner
 from etl.cli import app
 from etl.docs import pages
 from etl.labels.maps import load_ontology
-from etl.manifests.manifest import Manifest, load_manifest, load_manifests
+from etl.manifests.load import load_manifest, load_manifests
+from etl.manifests.manifest import Manifest
 from etl.sources.listing import summary
 from etl.sources.proposal import propose
 from etl.sources.sidedness import side, twin

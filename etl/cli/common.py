@@ -15,7 +15,8 @@ BUNDLED = Path(__file__).resolve().parents[2]
 
 
 
-def _place(text: str | Path) -> Path:
+def placed(text: str | Path) -> Path:
+    """A folder, or a prefix on an object store, as an option says it."""
     if isinstance(text, Path):  # a default
         return text
     try:
@@ -25,12 +26,12 @@ def _place(text: str | Path) -> Path:
 
 
 Source = Annotated[list[str] | None, typer.Option("--source", help="A source or group; may be repeated.")]
-Raw = Annotated[Path, typer.Option("--raw", parser=_place, metavar="DIR_OR_URL",
+Raw = Annotated[Path, typer.Option("--raw", parser=placed, metavar="DIR_OR_URL",
                                    help="The folder, or s3:// prefix, that holds one folder per source.")]
 RawFolder = Annotated[Path, typer.Option("--raw", help="The folder that holds one folder per source.")]
-Out = Annotated[Path, typer.Option("--out", parser=_place, metavar="DIR_OR_URL",
+Out = Annotated[Path, typer.Option("--out", parser=placed, metavar="DIR_OR_URL",
                                    help="The folder, or s3:// prefix, where the dataset goes.")]
-Built = Annotated[Path, typer.Argument(parser=_place, metavar="OUT", help="A built dataset: a folder or s3:// prefix.")]
+Built = Annotated[Path, typer.Argument(parser=placed, metavar="OUT", help="A built dataset: a folder or s3:// prefix.")]
 
 Manifests = Annotated[Path | None, typer.Option("--manifests", help="More manifests, laid over the bundled ones.")]
 Maps = Annotated[Path | None, typer.Option("--label-maps", help="More label maps, laid over the bundled ones.")]
@@ -56,9 +57,16 @@ def told(command: Callable[..., None]) -> Callable[..., None]:
 
 def manifests_of(extra: Path | None) -> dict[str, Any]:
     """The bundled manifests by slug, with those of a folder laid over them."""
-    from etl.manifests.manifest import load_manifests
+    from etl.manifests.load import load_manifests
 
     return dict(load_manifests(*(BUNDLED / "manifests", *([extra] if extra else []))))
+
+
+def maps_of(extra: Path | None) -> tuple[Path, ...]:
+    """The folders of label maps: the bundled one, and one laid over it."""
+    if extra is not None and not extra.is_dir():
+        raise UsageError(f"--label-maps {extra}: no such folder")
+    return (BUNDLED / "label_maps", *([extra] if extra else []))
 
 
 def named(known: dict[str, Any], wanted: list[str] | None) -> list[Any]:

@@ -15,12 +15,6 @@ from etl.errors import Failure, UsageError
 Data = Annotated[Path, typer.Argument(help="A built dataset (the --out of `build`).")]
 
 
-def register(app: typer.Typer) -> None:
-    """Adds the commands to the program."""
-    app.command()(predict)
-    app.add_typer(experiment_app, name="experiment")
-
-
 @told
 def predict(
     bundle: Annotated[Path, typer.Argument(help="Folder of a trained model, as `train` leaves it.")],

@@ -9,8 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
-from etl.cli.common import BUNDLED, Manifests, Maps, manifests_of, told
+from etl.cli.common import Manifests, Maps, manifests_of, maps_of, placed, told
 from etl.errors import Failure, UsageError
+from etl.objects import place
 
 NEEDED = "explore needs more packages: pip install 'medglip-etl[explore]'"
 
@@ -19,7 +20,8 @@ NEEDED = "explore needs more packages: pip install 'medglip-etl[explore]'"
 def explore(
     out: Annotated[str, typer.Argument(help="A built dataset: the folder that --out named, or its s3:// address.")],
     bundle: Annotated[Path | None, typer.Option(help="A trained model, for the Model page.")] = None,
-    raw: Annotated[Path | None, typer.Option(help="The raw folders, where they are not as in the build.")] = None,
+    raw: Annotated[Path | None, typer.Option(parser=placed, metavar="DIR_OR_URL",
+                                             help="The raw folders, where they are not as in the build.")] = None,
     manifests: Manifests = None,
     label_maps: Maps = None,
     review: Annotated[bool, typer.Option("--review", help="Decide on label maps: writes to --label-maps.")] = False,
@@ -36,18 +38,17 @@ def explore(
     except ImportError as error:
         raise UsageError(f"{NEEDED} ({error.name} is missing)") from error
 
-    for name, folder in (("--raw", raw), ("--bundle", bundle), ("--label-maps", label_maps)):
+    for name, folder in (("--raw", raw), ("--bundle", bundle)):
         if folder is not None and not folder.is_dir():
             raise UsageError(f"{name} {folder}: no such folder")
-    maps = (BUNDLED / "label_maps", *([label_maps] if label_maps else []))
-    serve(Settings(out, manifests_of(manifests), maps, raw, review, locator(out), expert(bundle)), port)
+    serve(Settings(out, manifests_of(manifests), maps_of(label_maps), raw, review, locator(out), expert(bundle)), port)
 
 
 def locator(out: str) -> Any:
-    """What says where a box of a row comes from; None for a dataset that is not on this machine."""
+    """What says where a box of a row comes from."""
     from stages.locate import origin
 
-    return None if "://" in out else lambda row, bbox: {"bbox": bbox} | origin(Path(out), row, bbox)
+    return lambda row, bbox: {"bbox": bbox} | origin(place(out), row, bbox)
 
 
 def expert(bundle: Path | None) -> Any:

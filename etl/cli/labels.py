@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from etl.cli.common import BUNDLED, AsJson, Manifests, Maps, manifests_of, named, told
+from etl.cli.common import BUNDLED, AsJson, Manifests, Maps, manifests_of, maps_of, named, told
 from etl.errors import Failure, UsageError
 
 labels_app = typer.Typer(no_args_is_help=True, help="The ontology and the label maps.")
@@ -22,22 +22,16 @@ CacheFile = Annotated[Path | None, typer.Option("--cache", help="Where answers a
 Timeout = Annotated[float, typer.Option(min=0.1, help="Seconds for one request.")]
 
 
-def _folders(extra: Path | None) -> tuple[Path, ...]:
-    if extra is not None and not extra.is_dir():
-        raise UsageError(f"--label-maps {extra}: no such folder")
-    return (BUNDLED / "label_maps", *([extra] if extra else []))
-
-
 def _ontology(extra: Path | None) -> Any:
     from etl.labels.maps import load_ontology
 
-    return load_ontology(*_folders(extra))
+    return load_ontology(*maps_of(extra))
 
 
 def _entries(slugs: Iterable[str], extra: Path | None) -> dict[str, Any]:
     from etl.labels.maps import load_label_map
 
-    return {slug: load_label_map(slug, *_folders(extra)) for slug in slugs}
+    return {slug: load_label_map(slug, *maps_of(extra)) for slug in slugs}
 
 
 @labels_app.command("list")
@@ -80,7 +74,7 @@ def labels_show(label: str, label_maps: Maps = None, as_json: AsJson = False) ->
     if name is None:
         near = suggestion(label, ontology.labels)
         raise UsageError(f"no label '{label}'{near}; `medglip-etl labels list` shows them")
-    slugs = sorted({p.stem for folder in _folders(label_maps) for p in (folder / "sources").glob("*.yaml")})
+    slugs = sorted({p.stem for folder in maps_of(label_maps) for p in (folder / "sources").glob("*.yaml")})
     raws = [
         {"source": slug, "raw_label": raw, "status": entry.status, "by": entry.by}
         for slug, entries in _entries(slugs, label_maps).items()
@@ -108,7 +102,7 @@ def labels_lint(manifests: Manifests = None, label_maps: Maps = None, as_json: A
     """
     from etl.labels import lint as label_lint
 
-    folders = _folders(label_maps)
+    folders = maps_of(label_maps)
     try:
         maps, problems = label_lint.load(_ontology(label_maps), manifests_of(manifests), folders)
         problems += label_lint.lint(maps)
@@ -201,7 +195,7 @@ def _write(slug: str, found: dict[str, Any], before: dict[str, Any], extra: Path
     """Set these entries in the last folder's map; the lines of all others stay as they are."""
     from etl.labels import file as label_file
 
-    return label_file.save(_folders(extra)[-1], slug, found, before)
+    return label_file.save(maps_of(extra)[-1], slug, found, before)
 
 
 def _tell(report: dict[str, Any], slug: str, path: Path, found: dict[str, Any], cost: Any) -> None:

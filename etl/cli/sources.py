@@ -129,7 +129,7 @@ def add(
     Example: medglip-etl sources add my_source --raw /data
     """
     from etl.labels.maps import load_ontology
-    from etl.manifests.manifest import load_manifest
+    from etl.manifests.load import load_manifest
     from etl.sources.proposal import propose
 
     root = raw / (folder or slug)

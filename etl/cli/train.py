@@ -15,12 +15,6 @@ Modality = Annotated[str | None, typer.Option("--modality", help="ct, mri, ultra
 Device = Annotated[str, typer.Option(help="cpu or cuda.")]
 
 
-def register(app: typer.Typer) -> None:
-    """Adds the commands to the program."""
-    for command in (train, ground, onnx):
-        app.command()(command)
-
-
 def require_torch() -> None:
     """Failure with the way out where the packages of the model are missing."""
     try:

@@ -44,13 +44,12 @@ def licenses(pyproject: Path) -> str:
 def license_of(name: str) -> str:
     """The licence of an installed package: its SPDX expression, else its classifiers, else the name in its text."""
     told = metadata(name)
-    expression, text = ((told.get_all(field) or [""])[0] for field in ("License-Expression", "License"))
-    if expression:
+    for expression in told.get_all("License-Expression") or ():
         return str(expression)
     classifiers = [line.split(" :: ")[-1] for line in told.get_all("Classifier") or () if line.startswith("License ::")]
     if classifiers:
         return ", ".join(classifiers)
-    line = text.strip().split("\n")[0]
+    line = "".join(told.get_all("License") or ()).strip().split("\n")[0]
     if line in NOTHING:
         return "not said"
     return line if len(line) <= LETTERS else "several, in its files"

@@ -71,7 +71,7 @@ def read_json(path: Path) -> tuple[Any, str]:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise UsageError(f"{path}: {error.strerror or error}") from error
+        raise UsageError(f"{path}: {error.strerror or error}; give a JSON file of COCO") from error
     try:
         return orjson.loads(content), hashlib.sha256(content).hexdigest()
     except orjson.JSONDecodeError as error:

@@ -27,6 +27,7 @@ from etl.explore.site import Locate, Missing, Site, page
 from etl.explore.volumes import Volumes
 from etl.labels.maps import load_ontology
 from etl.manifests.manifest import Manifest
+from etl.objects import place
 
 ROUTES = [
     Route("/", pages.overview), Route("/browse", pages.browse),
@@ -64,7 +65,8 @@ def application(settings: Settings) -> Starlette:
     data = dataset.dataset(settings.out)
     base = index.opened(data, lambda text: print(text, file=sys.stderr, flush=True))
     ontology = load_ontology(*settings.label_maps)
-    stages = data.out if data.out is not None and (data.out / "stages").is_dir() else None
+    out = place(settings.out)
+    stages = out if (out / "stages").is_dir() else None
     volumes = Volumes(settings.manifests, settings.raw, stages)
     found = Site(
         data, index.version(data), Index(base), dataset.Rows(data, data.shards()), data.numbers(), ontology,

@@ -28,11 +28,6 @@ class Dataset:
     local: bool
 
     @property
-    def out(self) -> Path | None:
-        """The folder on this machine, None on S3."""
-        return Path(self.root) if self.local else None
-
-    @property
     def name(self) -> str:
         """What people call it."""
         return self.root if self.local else f"s3://{self.root}"

@@ -164,7 +164,7 @@ def crops(folder: Path, raw: str) -> list[Image.Image]:
     found: list[Image.Image] = []
     for path in sorted(folder.glob("*.regions.parquet"))[:BATCHES]:
         columns = ["case", "axis", "slice_index", "x", "y", "w", "h", "area"]
-        rows = pq.read_table(path, columns=columns, filters=[("raw_label", "=", raw)]).to_pylist()
+        rows = pq.read_table(store.opened(path), columns=columns, filters=[("raw_label", "=", raw)]).to_pylist()
         largest: dict[str, list[dict[str, Any]]] = {}
         for row in sorted(rows, key=lambda r: -r["area"]):
             largest.setdefault(row["case"], []).append(row)
@@ -181,5 +181,5 @@ def crops(folder: Path, raw: str) -> list[Image.Image]:
 def _picture(path: Path, row: dict[str, Any]) -> Image.Image | None:
     """The crop around a region, None where its slice was not worth encoding."""
     same = [(name, "=", row[name]) for name in ("case", "axis", "slice_index")]
-    found = pq.read_table(path, columns=["png"], filters=same)["png"]
+    found = pq.read_table(store.opened(path), columns=["png"], filters=same)["png"]
     return images.small(found[0].as_py(), [row[name] for name in "xywh"]) if len(found) else None

@@ -1,4 +1,4 @@
-"""The raw volumes behind the slices: any slice along any axis, in any grey window, where the source's files are here.
+"""The raw volumes behind the slices: any slice along any axis, in any grey window, where their files are at hand.
 
 A volume is read in a child process with limits, as in a build, and lies in a temporary file as a plain array, so that
 a slice is cut without holding the volume in memory.
@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import tempfile
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -17,13 +18,15 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow.parquet as pq
 
 from etl import isolate
 from etl.errors import Failure, ItemError
 from etl.manifests.manifest import Manifest
+from etl.objects import S3Path, is_remote, place
 from etl.pixels import geometry, intensity
+from etl.sources.casefiles import bring, files_of_case
 from etl.sources.inventory import Case, Inventory, inventory
+from etl.store import read_table
 
 KEPT = 4  # volumes in temporary files
 CT_WINDOW = (40.0, 400.0)
@@ -61,7 +64,7 @@ class Volumes:
         self.root = lru_cache(256)(self._root)
 
     def _root(self, source: str) -> Path | None:
-        """The raw folder of a source, None if it is not on this machine."""
+        """The raw folder of a source, or its prefix on an object store; None if there is no such folder."""
         manifest = self._manifests.get(source)
         if manifest is None:
             return None
@@ -70,8 +73,9 @@ class Volumes:
         if self._out is None:
             return None
         for path in sorted((self._out / "stages" / "slice" / source).glob("*.cases.parquet")):
-            for root in pq.read_table(path, columns=["root"])["root"].to_pylist():
-                return Path(root) if Path(root).is_dir() else None
+            for root in read_table(path, ["root"])["root"].to_pylist():
+                found = place(root)  # a store is asked only when a volume is wanted
+                return found if is_remote(found) or found.is_dir() else None
         return None
 
     def close(self) -> None:
@@ -99,7 +103,8 @@ class Volumes:
         self._number += 1
         path = Path(self._folder.name) / f"{self._number}.npy"
         try:
-            told = isolate.call(_write, (member, manifest, root, case, path))
+            with _near(root, member) as near:
+                told = isolate.call(_write, (member, manifest, near, case, path))
         except isolate.Died as died:
             raise Failure(f"{source}/{case}: {died.error.detail}") from died
         if "error" in told:
@@ -109,6 +114,17 @@ class Volumes:
         while len(self._kept) > KEPT:
             self._kept.popitem(last=False)[1].path.unlink(missing_ok=True)
         return found
+
+
+@contextmanager
+def _near(root: Path, member: Case) -> Iterator[Path]:
+    """The raw folder; of one on an object store a copy of the files of this case."""
+    if not isinstance(root, S3Path):
+        yield root
+        return
+    with tempfile.TemporaryDirectory(prefix="medglip-") as folder:
+        bring(root, Path(folder), files_of_case(member, root))
+        yield Path(folder)
 
 
 def case_of(found: Inventory, name: str) -> Case:

@@ -4,6 +4,7 @@ import heapq
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from etl.errors import Failure, UsageError
 from etl.progress import tracked
 from etl.release.grounding import BETWEEN
 from etl.release.records import SPLITS
+from etl.store import opened
 
 BATCH = 16  # images in memory at a time, of each modality
 TAIL = 2**20  # bytes; more than the categories, licences and info that end a COCO file
@@ -60,8 +62,8 @@ class Job:
 
     def parts(self, split: str) -> list[list[Path]]:
         """The shards of a split, in order, of each modality."""
-        folders = sorted((self.dataset / "shards" / split).iterdir())
-        return [sorted(folder.glob("*.parquet")) for folder in folders]
+        found = sorted((self.dataset / "shards" / split).rglob("*.parquet"))
+        return [list(parts) for _, parts in groupby(found, key=lambda part: part.parent)]
 
     def rows(self, split: str) -> Iterator[Row]:
         """The images of a split in order of their id; `image` is there only with `images`."""
@@ -179,7 +181,7 @@ def batches(parts: Iterable[Path], *, without: tuple[str, ...] = ()) -> Iterator
     Row group by row group: asked for the batches of a whole file, the reader would keep all that it has read.
     """
     for part in parts:
-        with pq.ParquetFile(part) as file:
+        with pq.ParquetFile(opened(part)) as file:
             names = [name for name in file.schema_arrow.names if name not in without]
             for group in range(file.num_row_groups):
                 yield from file.iter_batches(BATCH, row_groups=[group], columns=names)

@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 from etl.errors import Failure
 from etl.exports import coco
 from etl.exports.job import ID, Job, Row
+from etl.store import opened
 
 KNOWN = ("neg_category_ids", "not_exhaustive_category_ids")
 RARE, COMMON = 10, 100  # images of the training split; Gupta et al., LVIS, CVPR 2019
@@ -40,7 +41,7 @@ def classes(job: Job) -> list[Row]:
     images, instances = Counter[int](), Counter[int]()
     column = f"regions.list.element.{ID[job.level]}"
     for part in (part for parts in job.parts("train") for part in parts):
-        with pq.ParquetFile(part) as file:
+        with pq.ParquetFile(opened(part)) as file:
             for batch in file.iter_batches(columns=[column]):
                 for regions in batch["regions"].to_pylist():
                     found = [region[ID[job.level]] for region in regions]

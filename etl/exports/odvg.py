@@ -1,7 +1,8 @@
 """ODVG, one line an image with its boxes (`detection`) and its caption (`grounding`), in the dialects of its readers.
 
 MMDetection needs `tokens_positive` in each region and a label number; Open-GroundingDino builds the caption from the
-phrases itself and shows the class's name. All number classes from 0, and evaluate on a COCO file, which is beside.
+phrases itself and shows the class's name; TAO reads the same lines, but calls the image `file_name`. All number classes
+from 0, and evaluate on a COCO file, which is beside.
 """
 
 from collections.abc import Callable
@@ -47,6 +48,11 @@ def open_groundingdino_line(job: Job, row: Row) -> Row:
     return entry(row, instances, [{"bbox": corners(r), "phrase": r["phrase"]} for r in row["regions"]])
 
 
+def tao_line(job: Job, row: Row) -> Row:
+    """A line of TAO's `ODVGDataset` (`cv/grounding_dino/dataloader/odvg.py`)."""
+    return open_groundingdino_line(job, row) | {"file_name": row["file_name"]}
+
+
 def entry(row: Row, instances: list[Row], regions: list[Row]) -> Row:
     """A line."""
     return {
@@ -66,4 +72,4 @@ def write_open_groundingdino(job: Job, folder: Path) -> None:
 
 
 write_mmdet = partial(write, line=mmdet_line)
-write_tao = partial(write, line=open_groundingdino_line)
+write_tao = partial(write, line=tao_line)

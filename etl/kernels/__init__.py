@@ -10,37 +10,35 @@ import os
 if os.environ.get("MEDGLIP_KERNELS") == "numpy" or importlib.util.find_spec("numba") is None:
     from etl.kernels.plain import (
         block_sums,
-        connected,
         digest,
         extents,
         fingerprints,
         histogram,
         looked_up,
-        looked_up_across,
         measured,
         repeats,
         rle,
         scaled,
         straight,
+        straight_across,
     )  # fmt: skip
 else:
     from etl.kernels.compiled import (
         block_sums,
-        connected,
         digest,
         extents,
         fingerprints,
         histogram,
         looked_up,
-        looked_up_across,
         measured,
         repeats,
         rle,
         scaled,
         straight,
+        straight_across,
     )  # fmt: skip
 
 __all__ = [
-    "block_sums", "connected", "digest", "extents", "fingerprints", "histogram", "looked_up",
-    "looked_up_across", "measured", "repeats", "rle", "scaled", "straight",
+    "block_sums", "digest", "extents", "fingerprints", "histogram", "looked_up",
+    "measured", "repeats", "rle", "scaled", "straight", "straight_across",
 ]  # fmt: skip

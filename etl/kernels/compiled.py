@@ -17,12 +17,13 @@ from numpy.typing import NDArray
 from etl.kernels.marks import block_sums, digest, fingerprints, repeats
 
 __all__ = [
-    "block_sums", "connected", "digest", "extents", "fingerprints", "histogram", "looked_up", "looked_up_across",
-    "measured", "repeats", "rle", "scaled", "straight",
+    "block_sums", "digest", "extents", "fingerprints", "histogram", "looked_up", "measured",
+    "repeats", "rle", "scaled", "straight", "straight_across",
 ]  # fmt: skip
 
 Voxels = NDArray[Any]
 Extents = NDArray[np.int32]
+Places = NDArray[np.int64]
 TILE = 16  # lines of the fast axis that are read together, few enough to stay in the first-level cache
 
 
@@ -102,51 +103,111 @@ def straight(plane: Voxels, lower: np.float32, scale: np.float32, turned: tuple[
 
 
 @njit(cache=True, nogil=True)
-def _looked_up_across(volume, table, first, start, stop, out):  # type: ignore[no-untyped-def]
+def _between(volume, start, lower, scale, turned_slow, turned_fast, out):  # type: ignore[no-untyped-def]
+    """Planes across the middle axis: their lines lie one after another in memory."""
     for s in range(volume.shape[0]):
-        for left in range(0, volume.shape[1], TILE):
-            right = min(left + TILE, volume.shape[1])
-            for f in range(start, stop):
-                for m in range(left, right):
-                    out[f - start, s, m] = table[np.int64(volume[s, m, f]) - first]
+        row = volume.shape[0] - 1 - s if turned_slow else s
+        for n in range(out.shape[0]):
+            _straight(volume[s, start + n : start + n + 1], lower, scale, False, turned_fast, out[n, row : row + 1])
 
 
-def looked_up_across(
-    volume: Voxels, table: NDArray[np.uint8], first: int, start: int, stop: int
+@njit(cache=True, nogil=True)
+def _across(volume, start, lower, scale, turned_slow, turned_middle, out):  # type: ignore[no-untyped-def]
+    """Planes across the fast axis: a few pixels of some lines at a time, which are then turned. Pixel by pixel the same
+    as `_straight`, which is too slow to call for so few."""
+    middle, count, ties = volume.shape[1], out.shape[0], np.float32(12582912)
+    grey = np.empty((TILE, count), np.uint8)
+    for s in range(volume.shape[0]):
+        row = volume.shape[0] - 1 - s if turned_slow else s
+        for left in range(0, middle, TILE):
+            size = min(TILE, middle - left)
+            for m in range(size):
+                pixels, to = volume[s, left + m, start : start + count], grey[size - 1 - m if turned_middle else m]
+                for f in range(count):
+                    y = min(max((np.float32(pixels[f]) - lower) * scale, np.float32(0)), np.float32(255))
+                    to[f] = np.uint8(np.int32((y + ties) - ties))
+            first = middle - left - size if turned_middle else left
+            for n in range(count):
+                line = out[n, row, first : first + size]
+                for m in range(np.uint64(size)):
+                    line[m] = grey[m, n]
+
+
+def straight_across(
+    volume: Voxels, planes: tuple[int, int, int], lower: np.float32, scale: np.float32, turned: tuple[bool, bool]
 ) -> NDArray[np.uint8]:
-    """See `etl.kernels.plain.looked_up_across`."""
-    out = np.empty((stop - start, *volume.shape[:2]), np.uint8)
-    _looked_up_across(volume, table, first, start, stop, out)
+    """See `etl.kernels.plain.straight_across`."""
+    axis, start, stop = planes
+    out = np.empty((stop - start, volume.shape[0], volume.shape[3 - axis]), np.uint8)
+    (_between if axis == 1 else _across)(volume, start, lower, scale, turned[0], turned[1], out)
     return out
 
 
 @njit(cache=True, nogil=True)
-def _runs(part, value, corner_row, corner_column, rows, columns, runs):  # type: ignore[no-untyped-def]
-    """Alternating lengths of background and mask down the columns, COCO's order; returns how many there are."""
+def _chains(part, value, corner_row, corner_column, height, turned, starts, ends):  # type: ignore[no-untyped-def]
+    """The runs of `value` down each column of a part, as places in COCO's order of a plane of this `height`; returns
+    how many there are. The part is turned first (into `turned`): a plane lies in memory along its rows, if at all."""
+    rows, columns = part.shape
+    for r in range(rows):
+        for c in range(columns):
+            turned[c * rows + r] = part[r, c] == value
     n = 0
-    at = 0  # end of the last run that was written
-    for c in range(part.shape[1]):
-        offset = (corner_column + c) * rows + corner_row
+    for c in range(columns):
+        column = turned[c * rows : (c + 1) * rows]
+        offset = (corner_column + c) * height + corner_row
         r = 0
-        while r < part.shape[0]:
-            while r < part.shape[0] and part[r, c] != value:
+        while r < rows:
+            if not column[r]:
                 r += 1
-            if r == part.shape[0]:
-                break
-            start = offset + r
-            while r < part.shape[0] and part[r, c] == value:
+                continue
+            starts[n] = offset + r
+            while r < rows and column[r]:
                 r += 1
-            if n and start == at:  # goes on from the foot of the column before
-                runs[n - 1] += offset + r - start
-            else:
-                runs[n] = start - at
-                runs[n + 1] = offset + r - start
-                n += 2
-            at = offset + r
-    if at < rows * columns:
-        runs[n] = rows * columns - at
-        n += 1
+            ends[n] = offset + r
+            n += 1
     return n
+
+
+@njit(cache=True, nogil=True)
+def _one(starts, ends, n, height, parents):  # type: ignore[no-untyped-def]
+    """Whether `n` runs are 8-connected: union-find over those of each column and of the column before it."""
+    roots, above = n, 0
+    for i in range(n):
+        parents[i] = i
+        column = starts[i] // height
+        before, after = starts[i] - height, ends[i] - height  # in the column before, which this one touches
+        while above < i and (starts[above] // height < column - 1 or ends[above] < before):
+            above += 1
+        over = above
+        while over < i and starts[over] // height < column and starts[over] <= after:
+            one, other = i, over
+            while parents[one] != one:
+                one = parents[one]
+            while parents[other] != other:
+                other = parents[other]
+            if one != other:
+                parents[max(one, other)] = min(one, other)
+                roots -= 1
+            over += 1
+    return roots <= 1
+
+
+@njit(cache=True, nogil=True)
+def _runs(starts, ends, n, size, runs):  # type: ignore[no-untyped-def]
+    """Alternating lengths of background and mask in a plane of `size` pixels; returns how many there are."""
+    count = at = 0  # end of the last run
+    for i in range(n):
+        if i and starts[i] == at:  # goes on from the foot of the column before
+            runs[count - 1] += ends[i] - starts[i]
+        else:
+            runs[count] = starts[i] - at
+            runs[count + 1] = ends[i] - starts[i]
+            count += 2
+        at = ends[i]
+    if at < size:
+        runs[count] = size - at
+        count += 1
+    return count
 
 
 @njit(cache=True, nogil=True)
@@ -167,82 +228,46 @@ def _packed(runs, n, out):  # type: ignore[no-untyped-def]
 
 def rle(part: Voxels, value: int, corner: tuple[int, int], shape: tuple[int, int]) -> bytes:
     """See `etl.kernels.plain.rle`."""
-    runs = np.empty(part.shape[1] * (part.shape[0] + 1) + 2, np.int64)
-    n = _runs(part, value, corner[0], corner[1], shape[0], shape[1], runs)
-    letters = np.empty(13 * n, np.uint8)
-    return letters[: _packed(runs, n, letters)].tobytes()
+    turned, (starts, ends, runs) = np.empty(part.size, np.bool_), np.empty((3, 2 * part.size + 2), np.int64)
+    n = _chains(part, value, corner[0], corner[1], shape[0], turned, starts, ends)
+    count = _runs(starts, ends, n, shape[0] * shape[1], runs)
+    letters = np.empty(13 * count, np.uint8)
+    return letters[: _packed(runs, count, letters)].tobytes()
 
 
 @njit(cache=True, nogil=True)
-def _connected(part, value, starts, ends, parents):  # type: ignore[no-untyped-def]
-    """Union-find over the runs of each row and of the row before it."""
-    roots = n = before = 0  # runs of the row before are numbered from `before` to where this row began
-    for r in range(part.shape[0]):
-        began, c = n, 0
-        above = before
-        while c < part.shape[1]:
-            if part[r, c] != value:
-                c += 1
-                continue
-            start = c
-            while c < part.shape[1] and part[r, c] == value:
-                c += 1
-            starts[n], ends[n], parents[n] = start, c, n
-            roots += 1
-            while above < began and ends[above] < start:
-                above += 1
-            over = above
-            while over < began and starts[over] <= c:
-                one, other = n, over
-                while parents[one] != one:
-                    one = parents[one]
-                while parents[other] != other:
-                    other = parents[other]
-                if one != other:
-                    parents[max(one, other)] = min(one, other)
-                    roots -= 1
-                over += 1
-            n += 1
-        before = began
-    return roots <= 1
-
-
-def connected(part: Voxels, value: int) -> bool:
-    """See `etl.kernels.plain.connected`."""
-    most = part.shape[0] * (part.shape[1] // 2 + 1)
-    starts, ends, parents = np.empty((3, most), np.int64)
-    return bool(_connected(part, value, starts, ends, parents))
-
-
-@njit(cache=True, nogil=True)
-def _measured(plane, numbers, boxes, split, least, whole, ends):  # type: ignore[no-untyped-def]
+def _measured(planes, where, numbers, boxes, split, least, whole, ends):  # type: ignore[no-untyped-def]
     """Returns the letters of all RLE one after another; those of value n end at `ends[n]`."""
-    letters, size = np.empty(4096, np.uint8), 0
+    letters, size, most = np.empty(4096, np.uint8), 0, 0
+    for n in range(boxes.shape[0]):
+        most = max(most, boxes[n, 3] * boxes[n, 4])
+    turned, chains = np.empty(most, np.bool_), np.empty((4, 2 * most + 2), np.int64)
+    starts, ends_of, parents, runs = chains[0], chains[1], chains[2], chains[3]
+    rows, columns = planes.shape[1:]
     for n in range(numbers.shape[0]):
         area, x, y, width, height = boxes[n]
-        part = plane[y : y + height, x : x + width]
-        whole[n] = True
-        if split[n] and area < width * height:
-            starts, run_ends, parents = np.empty((3, height * (width // 2 + 1)), np.int64)
-            whole[n] = _connected(part, numbers[n], starts, run_ends, parents)
-        if whole[n] and area >= least:
-            runs = np.empty(width * (height + 1) + 2, np.int64)
-            count = _runs(part, numbers[n], y, x, plane.shape[0], plane.shape[1], runs)
-            if size + 13 * count > letters.shape[0]:
-                more = np.empty(2 * (size + 13 * count), np.uint8)
-                more[:size] = letters[:size]
-                letters = more
-            size += _packed(runs, count, letters[size:])
+        whole[n] = not split[n] or area == width * height
+        if not whole[n] or area >= least:
+            part = planes[where[n], y : y + height, x : x + width]
+            count = _chains(part, numbers[n], y, x, rows, turned, starts, ends_of)
+            whole[n] = whole[n] or _one(starts, ends_of, count, rows, parents)
+            if whole[n] and area >= least:
+                count = _runs(starts, ends_of, count, rows * columns, runs)
+                if size + 13 * count > letters.shape[0]:
+                    more = np.empty(2 * (size + 13 * count), np.uint8)
+                    more[:size] = letters[:size]
+                    letters = more
+                size += _packed(runs, count, letters[size:])
         ends[n] = size
     return letters[:size]
 
 
 def measured(
-    plane: Voxels, numbers: NDArray[np.int64], boxes: NDArray[np.int32], split: NDArray[np.bool_], least: float
+    planes: Voxels, where: Places, numbers: Places, boxes: Extents, split: NDArray[np.bool_], least: float
 ) -> tuple[NDArray[np.bool_], list[bytes | None]]:
-    """See `etl.kernels.plain.measured`: one call for all values of a plane, as calls cost more than small regions."""
+    """See `etl.kernels.plain.measured`: one call for all planes of an axis, as calls cost more than small regions."""
     whole, ends = np.empty(numbers.size, np.bool_), np.empty(numbers.size, np.int64)
-    letters = _measured(plane, numbers, boxes, split, least, whole, ends).tobytes()
+    letters = _measured(planes, where, numbers, boxes, split, least, whole, ends).tobytes()
     bounds = [0, *ends.tolist()]
     return whole, [letters[a:b] or None for a, b in pairwise(bounds)]
 

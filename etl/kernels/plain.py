@@ -11,6 +11,7 @@ from scipy import ndimage
 
 Voxels = NDArray[Any]
 Extents = NDArray[np.int32]
+Places = NDArray[np.int64]
 Codes = NDArray[np.uint64]
 CHUNK = 1 << 22  # values looked at together
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
@@ -50,12 +51,13 @@ def straight(plane: Voxels, lower: np.float32, scale: np.float32, turned: tuple[
     return np.ascontiguousarray(grey[:: -1 if turned[0] else 1, :: -1 if turned[1] else 1])
 
 
-def looked_up_across(
-    volume: Voxels, table: NDArray[np.uint8], first: int, start: int, stop: int
+def straight_across(
+    volume: Voxels, planes: tuple[int, int, int], lower: np.float32, scale: np.float32, turned: tuple[bool, bool]
 ) -> NDArray[np.uint8]:
-    """`table[volume - first]` of the planes `start` … `stop` - 1 across the fast axis: [plane, slow, middle]."""
-    block = np.moveaxis(volume[:, :, start:stop], 2, 0)
-    return np.ascontiguousarray(table[block.astype(np.int64) - first])
+    """`straight` of the planes from … to (without) across the middle or fast axis, `planes` being (axis, from, to):
+    [plane, slow, the other axis]."""
+    axis, start, stop = planes
+    return np.stack([straight(np.take(volume, n, axis), lower, scale, turned) for n in range(start, stop)])
 
 
 def rle(part: Voxels, value: int, corner: tuple[int, int], shape: tuple[int, int]) -> bytes:
@@ -74,16 +76,18 @@ def connected(part: Voxels, value: int) -> bool:
 
 
 def measured(
-    plane: Voxels, numbers: NDArray[np.int64], boxes: NDArray[np.int32], split: NDArray[np.bool_], least: float
+    planes: Voxels, where: Places, numbers: Places, boxes: NDArray[np.int32], split: NDArray[np.bool_], least: float
 ) -> tuple[NDArray[np.bool_], list[bytes | None]]:
-    """Of each value `numbers[n]` of a plane, with `boxes[n]` (area, x, y, width, height): whether it is one region, and
-    its RLE if so and its area is `least` or more. One that is not `split` is one region, else if it is connected."""
+    """Of each value `numbers[n]` of the plane `planes[where[n]]`, with `boxes[n]` (area, x, y, width, height): whether
+    it is one region, and its RLE if so and its area is `least` or more. One that is not `split` is one region, else if
+    it is connected."""
     whole, codes = np.empty(numbers.size, np.bool_), list[bytes | None]()
-    for n, (number, (area, x, y, width, height)) in enumerate(zip(numbers.tolist(), boxes.tolist(), strict=True)):
-        part = plane[y : y + height, x : x + width]
+    listed = zip(where.tolist(), numbers.tolist(), boxes.tolist(), strict=True)
+    for n, (index, number, (area, x, y, width, height)) in enumerate(listed):
+        part = planes[index, y : y + height, x : x + width]
         whole[n] = not split[n] or connected(part, number)
         kept = whole[n] and area >= least
-        codes.append(rle(part, number, (y, x), (plane.shape[0], plane.shape[1])) if kept else None)
+        codes.append(rle(part, number, (y, x), (planes.shape[1], planes.shape[2])) if kept else None)
     return whole, codes
 
 

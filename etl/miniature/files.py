@@ -23,7 +23,6 @@ PICTURES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".tif": "TIFF", ".ti
             ".gif": "GIF", ".pgm": "PPM", ".ppm": "PPM"}  # fmt: skip
 ARRAYS = (".npy", ".npz", ".mat")
 TEXTS = (".json", ".xml", ".csv", ".txt")
-DICOM = (".dcm", ".ima", ".dicom")
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 

@@ -74,17 +74,20 @@ def spacing(affine: Array) -> tuple[float, float, float]:
     return (float(norms[0]), float(norms[1]), float(norms[2]))
 
 
-def plane(volume: Array, axis: str, index: int) -> Array:
-    """Slice `index` of an RAS+ volume as an image (rows, columns); a view.
+def planes(volume: Array, axis: str) -> Array:
+    """An RAS+ volume as images [slice, row, column] of an axis; a view.
 
     Axial: anterior on top, the patient's right on the left. Coronal: superior on top, right on the
     left. Sagittal: superior on top, anterior on the left.
     """
-    if axis == "axial":
-        return volume[::-1, ::-1, index].T
-    if axis == "coronal":
-        return volume[::-1, index, ::-1].T
-    return volume[index, ::-1, ::-1].T
+    order, flipped = {"axial": (2, 1, 0), "coronal": (1, 2, 0), "sagittal": (0, 2, 1)}[axis], slice(None, None, -1)
+    return volume.transpose(order)[:, flipped, flipped]
+
+
+def plane(volume: Array, axis: str, index: int) -> Array:
+    """Slice `index` of an RAS+ volume as an image (rows, columns); a view. See `planes`."""
+    shown: Array = planes(volume, axis)[index]
+    return shown
 
 
 def plane_size(shape: tuple[int, ...], axis: str) -> tuple[int, int, int]:

@@ -4,6 +4,7 @@ All are of pixel values alone, so that headers, file formats and compression do 
 """
 
 import hashlib
+from collections.abc import Sequence
 from functools import lru_cache
 from itertools import product
 
@@ -22,10 +23,10 @@ SLAB = 1 << 19  # voxels worked on together
 MOST = 1 << 23  # voxels looked at; of a larger volume the middle
 
 
-def of(image: NDArray[np.uint8]) -> dict[str, bytes | int | None]:
-    """`pixels`, `coarse` and `fine` of an encoded image: see `pixel_hash` and `perceptual`."""
-    coarse, fine = perceptual(image)
-    return {"pixels": pixel_hash(image), "coarse": coarse, "fine": fine}
+def of(images: Sequence[NDArray[np.uint8]]) -> list[dict[str, bytes | int | None]]:
+    """`pixels`, `coarse` and `fine` of encoded images: see `pixel_hash` and `perceptual`."""
+    marks = zip(images, _perceptual(images), strict=True)
+    return [{"pixels": pixel_hash(image), "coarse": coarse, "fine": fine} for image, (coarse, fine) in marks]
 
 
 def grey(image: Array) -> Array:
@@ -40,7 +41,8 @@ def pixel_hash(image: NDArray[np.uint8]) -> bytes | None:
     """16 bytes that two 8-bit images share if shape and pixels are equal, and else never by chance; None if the image
     shows one value."""
     shown = grey(image)
-    if shown.size == 0 or (shown.flat[0] == shown.flat[-1] and (shown == shown.flat[0]).all()):
+    middle = tuple(n // 2 for n in shown.shape)  # the corners of most are alike
+    if shown.size == 0 or (shown[middle] == shown.flat[0] and (shown == shown.flat[0]).all()):
         return None
     sums = kernels.digest(np.ascontiguousarray(shown))
     return hashlib.blake2b(repr((shown.shape, sums)).encode(), digest_size=16).digest()
@@ -52,16 +54,30 @@ def perceptual(image: NDArray[np.uint8]) -> tuple[int, int]:
     A bit says whether a coefficient is above the median of its 64; coarse holds the lowest frequencies after the
     mean, fine the next. Images that look alike differ in few bits, whatever their size, encoding or contrast.
     """
-    shown = grey(image)
-    if shown.ndim == 3:
-        shown = np.add(shown[..., 0], shown[..., 1], dtype=np.uint16) + shown[..., 2]
-    sums = kernels.block_sums(shown, GRID)
+    (found,) = _perceptual([image])
+    return found
+
+
+def _perceptual(images: Sequence[NDArray[np.uint8]]) -> list[tuple[int, int]]:
+    """The same of several images, whose transforms together take a third of the time."""
+    if not images:
+        return []
+    sums = np.stack([kernels.block_sums(_brightness(image), GRID) for image in images])
     cosines = _cosines()
-    spectrum = (cosines @ sums.astype(np.float64) @ cosines.T).ravel()[_order()].reshape(2, BITS)
+    spectrum = (cosines @ sums.astype(np.float64) @ cosines.T).reshape(len(images), -1)[:, _order()]
+    spectrum = spectrum.reshape(-1, 2, BITS)
     ordered = np.sort(spectrum)
-    bits = spectrum > (ordered[:, BITS // 2 - 1, None] + ordered[:, BITS // 2, None]) / 2
-    coarse, fine = np.packbits(bits, axis=1).view(">u8").ravel().tolist()
-    return coarse, fine
+    bits = spectrum > (ordered[..., BITS // 2 - 1, None] + ordered[..., BITS // 2, None]) / 2
+    codes = np.packbits(bits, axis=-1).view(">u8").reshape(-1, 2).tolist()
+    return [(coarse, fine) for coarse, fine in codes]
+
+
+def _brightness(image: NDArray[np.uint8]) -> Array:
+    """The image as grey, the channels of one in colours added."""
+    shown = grey(image)
+    if shown.ndim == 2:
+        return shown
+    return np.asarray(np.add(shown[..., 0], shown[..., 1], dtype=np.uint16) + shown[..., 2])
 
 
 @lru_cache(maxsize=1)

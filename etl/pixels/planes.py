@@ -16,10 +16,12 @@ from etl import kernels
 from etl.pixels import geometry, intensity
 
 Array = NDArray[Any]
-BLOCK = 32  # planes across the fast axis that are cut together
+Line = tuple[np.float32, np.float32]
+BLOCK = 32  # planes across the middle or fast axis that are cut together
 WORLD = {"sagittal": 0, "coronal": 1, "axial": 2}
 COLUMNS = {"sagittal": 1, "coronal": 0, "axial": 0}  # world axis that runs along the columns of a plane
 ROWS = {"sagittal": 2, "coronal": 2, "axial": 1}
+LINE_BYTES = 64  # of a cache line
 TABLE_SIZE = 1 << 16  # grey values that one look-up table covers
 
 
@@ -72,15 +74,16 @@ def _displayed(memory: Memory, tables: tuple[NDArray[np.int32], ...], axis: str)
 
 
 class Greys:
-    """The 8-bit planes of a canonical volume under a window (lower, upper), or as they are (None) if it is uint8."""
+    """The 8-bit planes of a canonical volume under a window (lower, upper), or as they are (None) if it is uint8;
+    every `stride`th of them will be asked for."""
 
-    def __init__(self, volume: Array, bounds: tuple[float, float] | None) -> None:
+    def __init__(self, volume: Array, bounds: tuple[float, float] | None, stride: int = 1) -> None:
         self._volume, self._bounds = volume, bounds
         self._table, self._first = _table(volume, bounds)
         self._memory = in_memory(volume) if self._table is not None else None
-        self._line = None if bounds is None or self._table is None else _line(self._table, self._first, bounds)
-        self._block: Array | None = None
-        self._start = -1
+        self._line = None if self._table is None else _line(self._table, self._first, bounds)
+        self._together = max(1, BLOCK // stride)
+        self._block: tuple[int, int, Array] | None = None
 
     def plane(self, axis: str, index: int) -> NDArray[np.uint8]:
         """A slice as it is shown, (rows, columns)."""
@@ -91,28 +94,32 @@ class Greys:
             if np.issubdtype(plane.dtype, np.floating) and upper > lower:
                 return kernels.scaled(plane, lower, upper)
             return intensity.to_uint8(plane, self._bounds)
-        m, at = self._memory.index(axis, index)
-        if m < 2:
-            rows, columns = (self._memory.axes.index(w) for w in (ROWS[axis], COLUMNS[axis]))
-            if self._line is not None and columns == 2:
-                plane = self._memory.array[at] if m == 0 else self._memory.array[:, at]
-                turned = (not self._memory.flipped[rows], not self._memory.flipped[columns])
-                return kernels.straight(plane, *self._line, turned)
+        if self._line is None:
             return kernels.looked_up(geometry.plane(self._volume, axis, index), self._table, self._first)
-        return self._across(self._memory, self._table, at, axis)
+        m, at = self._memory.index(axis, index)
+        rows, columns = (self._memory.axes.index(world) for world in (ROWS[axis], COLUMNS[axis]))
+        if m > 0:
+            plane = self._across(self._memory, self._line, m, at)
+            return plane if rows < columns else np.ascontiguousarray(plane.T)
+        plane = self._memory.array[at]
+        turned = not self._memory.flipped[rows], not self._memory.flipped[columns]
+        return kernels.straight(plane if rows < columns else plane.T, *self._line, turned)
 
-    def _across(self, memory: Memory, table: NDArray[np.uint8], at: int, axis: str) -> NDArray[np.uint8]:
-        """A plane across the fast axis, from the block of planes around it."""
-        start = at - at % BLOCK
-        if self._block is None or start != self._start:
-            stop = min(start + BLOCK, memory.array.shape[2])
-            self._block, self._start = kernels.looked_up_across(memory.array, table, self._first, start, stop), start
-        plane = self._block[at - start]
-        if memory.axes[0] != ROWS[axis]:
-            plane = plane.T
-        rows, columns = (memory.axes.index(w) for w in (ROWS[axis], COLUMNS[axis]))
-        turned = plane[:: 1 if memory.flipped[rows] else -1, :: 1 if memory.flipped[columns] else -1]
-        return np.ascontiguousarray(turned)
+    def _across(self, memory: Memory, line: Line, m: int, at: int) -> NDArray[np.uint8]:
+        """A plane across the middle or the fast axis, from the block of planes around it."""
+        first = at - (at - _aligned(memory.array)) % self._together
+        start, stop = max(0, first), min(first + self._together, memory.array.shape[m])
+        if self._block is None or self._block[:2] != (m, start):
+            turned = not memory.flipped[0], not memory.flipped[3 - m]
+            block = kernels.straight_across(memory.array, (m, start, stop), *line, turned)
+            self._block = m, start, block
+        plane: NDArray[np.uint8] = self._block[2][at - start]
+        return plane
+
+
+def _aligned(array: Array) -> int:
+    """The first value of a line that begins a cache line: blocks that begin there are read in half the time."""
+    return int(-array.ctypes.data % LINE_BYTES // array.itemsize)
 
 
 def _table(volume: Array, bounds: tuple[float, float] | None) -> tuple[NDArray[np.uint8] | None, int]:
@@ -131,11 +138,9 @@ def _table(volume: Array, bounds: tuple[float, float] | None) -> tuple[NDArray[n
     return table, first
 
 
-def _line(
-    table: NDArray[np.uint8], first: int, bounds: tuple[float, float]
-) -> tuple[np.float32, np.float32] | None:
+def _line(table: NDArray[np.uint8], first: int, bounds: tuple[float, float] | None) -> Line | None:
     """The window as (lower bound, factor) of float32, if that gives all grey values of the table."""
-    lower, upper = bounds
+    lower, upper = (0.0, 255.0) if bounds is None else bounds
     if not upper > lower:
         return None
     line = np.float32(lower), np.float32(255 / (upper - lower))

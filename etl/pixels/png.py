@@ -1,7 +1,6 @@
 """8-bit images to PNG bytes, the same bytes on every machine."""
 
 import struct
-import zlib
 
 import deflate
 import numpy as np
@@ -26,8 +25,12 @@ def encode(image: npt.NDArray[np.uint8]) -> bytes:
     np.subtract(flat[1:], flat[:-1], out=lines[1:, 1:])
     data = deflate.zlib_compress(lines.data, LEVEL)
     header = struct.pack(">IIBBBBB", columns, rows, 8, COLOR_TYPES[image.ndim], 0, 0, 0)
-    return b"".join((b"\x89PNG\r\n\x1a\n", *_chunk(b"IHDR", header), *_chunk(b"IDAT", data), *_chunk(b"IEND", b"")))
+    return b"".join((b"\x89PNG\r\n\x1a\n", *_chunk(b"IHDR", header), *_chunk(b"IDAT", data), *END))
 
 
 def _chunk(kind: bytes, data: Bytes) -> tuple[bytes, bytes, Bytes, bytes]:
-    return struct.pack(">I", len(data)), kind, data, struct.pack(">I", zlib.crc32(data, zlib.crc32(kind)))
+    check = deflate.crc32(data, deflate.crc32(kind))  # ten times as fast as zlib's
+    return struct.pack(">I", len(data)), kind, data, struct.pack(">I", check)
+
+
+END = _chunk(b"IEND", b"")

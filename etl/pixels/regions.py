@@ -1,7 +1,8 @@
 """Regions of integer planes and volumes: area, tight box, RLE, components. Pure."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -62,6 +63,25 @@ def _measures(plane: Array, number: int, box: tuple[slice, slice]) -> tuple[int,
     return area, columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start
 
 
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """Regions of several planes, plane by plane, as columns of `Found`: `plane` (n) is the index of each one's plane,
+    `box` (n, 5) its area, x, y, width and height."""
+
+    plane: npt.NDArray[np.int64]
+    value: npt.NDArray[np.int64]
+    box: npt.NDArray[np.int32]
+    rle: list[bytes | None]
+
+
+def columns(found: Iterable[tuple[int, Found]]) -> Columns:
+    """Regions, each with the index of its plane, as columns."""
+    rows = list(found)
+    boxes = [(r.area, r.x, r.y, r.width, r.height) for _, r in rows]
+    return Columns(np.array([index for index, _ in rows], np.int64), np.array([r.value for _, r in rows], np.int64),
+                   np.array(boxes, np.int32).reshape(-1, 5), [r.rle for _, r in rows])  # fmt: skip
+
+
 class VolumeRegions:
     """The regions of every plane of a canonical label volume (i, j, k), as `regions` gives them for one."""
 
@@ -72,14 +92,34 @@ class VolumeRegions:
         self._wanted = _wanted(count, self._values, split)
         self._tables = planes.extents(planes.in_memory(self._labels), count)
 
-    def on(self, axis: str, index: int) -> Iterator[Found]:
-        """The regions of one slice."""
-        table = self._tables[axis][index]
-        numbers = np.flatnonzero(table[:, 0])
-        if numbers.size:
-            plane = geometry.plane(self._labels, axis, index)
-            least = least_area(self._rle_from, plane.shape)
-            yield from _on_plane(plane, numbers, table[numbers], self._wanted[numbers], self._values, least)
+    def along(self, axis: str, stride: int = 1) -> Columns:
+        """The regions of every `stride`th slice of an axis."""
+        table = self._tables[axis][::stride]
+        where, numbers = np.nonzero(table[..., 0])
+        boxes = np.ascontiguousarray(table[where, numbers])
+        shown = geometry.planes(self._labels, axis)[::stride]
+        least = least_area(self._rle_from, shown.shape[1:])
+        whole, codes = kernels.measured(shown, where, numbers, boxes, self._wanted[numbers], least)
+        values = numbers if self._values is None else self._values[numbers]
+        found = Columns(where * stride, values, boxes, codes)
+        return found if whole.all() else self._with_components(found, shown, where, numbers, whole, least)
+
+    def _with_components(
+        self, found: Columns, shown: Array, where: Array, numbers: Array, whole: npt.NDArray[np.bool_], least: float
+    ) -> Columns:
+        """The same with the components of each region that is not `whole` in its place."""
+        parts: dict[int, list[Found]] = {}
+        for n in np.flatnonzero(~whole).tolist():
+            _, x, y, width, height = found.box[n].tolist()
+            part = shown[where[n], y : y + height, x : x + width] == numbers[n]
+            parts[n] = list(_components(part, int(found.value[n]), (y, x), shown.shape[1:], least))
+        times = np.ones(whole.size, np.int64)
+        times[list(parts)] = [len(some) for some in parts.values()]
+        boxes, starts = np.repeat(found.box, times, axis=0), np.cumsum(times) - times
+        for n, some in parts.items():
+            boxes[starts[n] : starts[n] + len(some)] = [(r.area, r.x, r.y, r.width, r.height) for r in some]
+        codes = [[r.rle for r in parts[n]] if n in parts else [code] for n, code in enumerate(found.rle)]
+        return Columns(np.repeat(found.plane, times), np.repeat(found.value, times), boxes, list(chain(*codes)))
 
 
 def _wanted(count: int, values: Array | None, split: frozenset[int]) -> npt.NDArray[np.bool_]:
@@ -91,7 +131,7 @@ def _on_plane(
     plane: Array, numbers: Array, boxes: Array, split: npt.NDArray[np.bool_], values: Array | None, least: float
 ) -> Iterator[Found]:
     """The regions of the `numbers` on a plane; `boxes` are (area, x, y, width, height) of each."""
-    whole, codes = kernels.measured(plane, numbers, boxes, split, least)
+    whole, codes = kernels.measured(plane[None], np.zeros_like(numbers), numbers, boxes, split, least)
     for number, box, one, code in zip(numbers.tolist(), boxes.tolist(), whole.tolist(), codes, strict=True):
         area, x, y, width, height = box
         value = number if values is None else int(values[number])

@@ -88,7 +88,7 @@ def _listed(path: Path) -> Iterator[Entry]:
         raise UsageError(f"{path}: not a CSV in UTF-8: {error}") from error
     missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
     if missing:
-        raise UsageError(f"{path}: has no column {', '.join(missing)}; it needs {', '.join(COLUMNS)}")
+        raise UsageError(f"{path}: has no column {', '.join(missing)}; name the columns {', '.join(COLUMNS)}")
     for row in reader:
         name = (row["path"] or "").strip()
         found = next((p for p in (path.parent / name, Path(name)) if name and p.is_file()), None)

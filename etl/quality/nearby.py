@@ -8,9 +8,6 @@ from itertools import combinations, pairwise
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from scipy import ndimage
-
-from etl.pixels.hashes import grey
 
 Codes = NDArray[np.uint64]
 Index = NDArray[np.int64]
@@ -104,6 +101,8 @@ def consistent(pairs: list[tuple[int, int]], series: Sequence[int] | NDArray[np.
 
 
 def _decoded(data: bytes) -> Image.Image:
+    from etl.pixels.hashes import grey  # brings the compiler of the kernels; see `_grain`
+
     with Image.open(io.BytesIO(data)) as picture:
         shown = grey(np.asarray(picture))
     return Image.fromarray(shown).convert("L")
@@ -114,6 +113,8 @@ def _values(picture: Image.Image) -> NDArray[np.float32]:
 
 
 def _grain(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    from scipy import ndimage  # only where images alike were found
+
     rest = values - ndimage.uniform_filter(values, 3)
     some = np.abs(rest[rest != 0])
     typical = float(np.median(some)) if some.size else 0.0

@@ -6,11 +6,15 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from etl.errors import ItemError, UsageError
-from etl.kinds.listings import LISTINGS, Listing, listing
 from etl.manifests.manifest import Manifest
 
+if TYPE_CHECKING:
+    from etl.kinds.listings import Listing
+
+LISTINGS = frozenset({"coco", "csv_boxes", "rle_csv", "json_polygons"})  # the keys of etl.kinds.listings.LISTINGS
 _EXTENSION = re.compile(r"\.[A-Za-z][A-Za-z0-9]*$")
 
 
@@ -33,6 +37,8 @@ class Lists:
         kind = self.manifest.files[rule].kind
         if kind not in LISTINGS:
             return True
+        from etl.kinds.listings import listing  # brings all readers, half of the time to start
+
         try:
             found = listing(self.manifest.files[rule], self.root / mask)
             name = found.name_of(image, case)

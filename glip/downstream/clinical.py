@@ -6,7 +6,6 @@ Neither is a dependency, and nothing is downloaded. Tables that a labeller wrote
 
 from __future__ import annotations
 
-import csv
 import importlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -51,19 +50,6 @@ def _share(average: str, place: int) -> Any:
         return np.divide(hit, over, out=np.zeros_like(hit), where=over > 0).mean(axis=-1)
 
     return value
-
-
-def read_labels(path: Path) -> Labels:
-    """(reports, 14) from a CSV of CheXpert's or CheXbert's labeller: 1 is positive, blank, 0 and -1 (uncertain) not."""
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    lacking = [f for f in FINDINGS if rows and f not in rows[0]]
-    if not rows or lacking:
-        raise Failure(f"{path}: no table of the 14 findings; missing: {', '.join(lacking) or 'all rows'}")
-    try:
-        return np.array([[float(row[f] or 0) == 1 for f in FINDINGS] for row in rows])
-    except ValueError as error:
-        raise Failure(f"{path}: a label is neither empty nor a number ({error})") from None
 
 
 def chexbert(reports: Sequence[str], weights: Path) -> Labels:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from etl.errors import UsageError
-from glip.downstream import read_reports, read_vqa
+from glip.downstream import read_reports, read_slake, read_vqa
 from glip.downstream.items import Item, Question, Study, questions, read_items, studies
 
 
@@ -26,7 +26,7 @@ def _items(name: str) -> Callable[[Path], Sequence[Item]]:
 
 
 VQA: dict[str, tuple[Callable[[Path], Sequence[Item]], str]] = {
-    "slake": (read_vqa.slake, "imgs"),
+    "slake": (read_slake.slake, "imgs"),
     "vqa_rad": (read_vqa.vqa_rad, "VQA_RAD Image Folder"),
     "path_vqa": (read_vqa.path_vqa, "images"),
     "items": (_items("questions.jsonl"), "images"),

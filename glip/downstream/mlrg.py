@@ -72,7 +72,7 @@ def read_results(path: Path) -> tuple[list[str], list[str], list[str]]:
         with path.open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
     except OSError as error:
-        raise UsageError(f"{path}: {error.strerror}") from None
+        raise UsageError(f"{path}: {error.strerror}; give the result CSV that MLRG writes") from None
     if not rows or any(c not in rows[0] for c in COLUMNS):
         raise Failure(f"{path}: no result file: its columns are not {', '.join(COLUMNS)}")
     if any(row[c] is None for row in rows for c in COLUMNS):

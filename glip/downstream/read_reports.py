@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from etl.errors import Failure
+from etl.errors import Failure, UsageError
 from glip.downstream.items import Study, read_document
 
 
@@ -41,6 +41,8 @@ def mlrg(path: Path) -> list[Study]:
 
 
 def _entries(path: Path) -> list[tuple[str, dict[str, Any]]]:
+    if not path.is_file():
+        raise UsageError(f"{path}: no such file; give the folder that holds annotation.json, or such a file")
     document = read_document(path)
     if not isinstance(document, dict) or not {"train", "test"} <= set(document):
         raise Failure(f"{path}: no object with train, val and test")

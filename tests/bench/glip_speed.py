@@ -19,7 +19,7 @@ from glip.batches import Collator, Plan
 from glip.config import glip_t, nano
 from glip.data import open_dataset
 from glip.head import Outputs
-from glip.model import build, parameter_count
+from glip.model import build
 from glip.phrases import PromptConfig
 from glip.text import tokenizer
 from glip.train import BUNDLED, label_names
@@ -36,14 +36,15 @@ def cpu_seconds(work: Callable[[], Any], times: int) -> float:
     return min(spans)
 
 
-def network(times: int) -> None:
-    """Forward and backward at 256 × 320, with 256 real tokens and with 24."""
+def network(times: int, counts: list[int]) -> None:
+    """Forward and backward at 256 × 320, with each of these numbers of real tokens in a caption of 256."""
     model = build(glip_t())
-    print(f"glip_t: {parameter_count(model):,} parameters, image 256 × 320, {torch.get_num_threads()} threads")
+    count = sum(p.numel() for p in model.parameters())
+    print(f"glip_t: {count:,} parameters, image 256 × 320, {torch.get_num_threads()} threads")
     images, ids = torch.randn(1, 3, 256, 320), torch.randint(1000, 20000, (1, 256))
     for frozen in (False, True):
         model.language_backbone.requires_grad_(not frozen)
-        for tokens in (256, 24):
+        for tokens in counts:
             mask = (torch.arange(256) < tokens).long()[None]
 
             def forward(mask: torch.Tensor = mask) -> Outputs:
@@ -82,7 +83,8 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--times", type=int, default=5)
+    parser.add_argument("--tokens", type=int, nargs="+", default=[256, 24], help="real tokens of the caption's 256")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    network(given.times)
+    network(given.times, given.tokens)
     loader()

@@ -68,13 +68,15 @@ def calls(rows: int) -> dict[str, Callable[[], object]]:
     table = np.arange(1 << 16, dtype=np.int64).astype(np.uint8)
     shown = grey.view(np.uint8)[:, :WIDTH].copy()
     codes = grey.astype(np.float32).view(np.uint32)
+    line = np.float32(-160), np.float32(0.6375)
     numbers, boxes = np.array([1]), np.array([[rows * WIDTH // 3, 0, 0, WIDTH, rows]], np.int32)
     return {
         "extents": lambda: kernels.extents(labels[None], 3),
-        "straight": lambda: kernels.straight(grey, np.float32(-160), np.float32(0.6375), (True, True)),
+        "straight": lambda: kernels.straight(grey, *line, (True, True)),
         "looked_up": lambda: kernels.looked_up(grey, table, -32768),
-        "looked_up_across": lambda: kernels.looked_up_across(grey[:, None], table, -32768, 0, WIDTH),
-        "measured": lambda: kernels.measured(labels, numbers, boxes, np.array([True]), 0.0),
+        "straight_between": lambda: kernels.straight_across(grey[:, None], (1, 0, 1), *line, (True, True)),
+        "straight_across": lambda: kernels.straight_across(grey[:, None], (2, 0, WIDTH), *line, (True, True)),
+        "measured": lambda: kernels.measured(labels[None], np.array([0]), numbers, boxes, np.array([True]), 0.0),
         "histogram": lambda: kernels.histogram(grey, -200, 400),
         "digest": lambda: kernels.digest(shown),
         "block_sums": lambda: kernels.block_sums(shown, 4),

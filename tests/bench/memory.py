@@ -90,7 +90,7 @@ derive: {abdomen: [liver, spleen]}
 
 def child(folder: Path, image: Path, labels: Path, encode_from: float) -> None:
     """Slices the tiny volume, then the large one, and prints the peak of both."""
-    from etl.manifests.manifest import load_manifest
+    from etl.manifests.load import load_manifest
     from etl.sources.inventory import Case, MaskFile
     from stages import cut
     from stages import slice as slicing

@@ -12,7 +12,7 @@ from timing import Process, Row, cpu_of, family
 
 from etl import runner
 from etl.formats import nifti
-from etl.manifests.manifest import load_manifest
+from etl.manifests.load import load_manifest
 from etl.pixels import png
 from etl.results import committed, open_part
 from etl.sources.inventory import Case, MaskFile
