@@ -100,7 +100,7 @@ def readme(folder: Path, built: Path) -> Iterator[World]:
 
     yield World(
         folder, {"/data": str(raw), "OUT=out": f"OUT={folder / 'out'}"},
-        more={"make build-dataset": [f"OUT={folder / 'out'}"]},
+        more={"make build-dataset": [f"OUT={folder / 'out'}"], "build": ["--workers", "1"]},
         allowed={"sources check": (1,)},  # a miniature holds faults on purpose
         first={"sources check my_source": edit},
         env={"SOURCE": "demo_endoscopy"},  # of the demo; `make` prefers what the command says
@@ -227,8 +227,8 @@ def trained(folder: Path, built: Path) -> Iterator[World]:
 
 def train(folder: Path, built: Path) -> None:
     """`folder/run/bundle`: experts for what is in `built/out`."""
-    done = medglip("train", built / "out", "--out", folder / "run", "--size", "nano", *SHORT_TRAINING["train"],
-                   "--modality", "xray", "--modality", "ct")  # fmt: skip
+    done = medglip("train", built / "out", "--out", folder / "run", "--size", "nano", "--split", "val",
+                   *SHORT_TRAINING["train"], "--modality", "xray", "--modality", "ct")  # fmt: skip
     assert done.returncode == 0, done.stderr
 
 

@@ -38,8 +38,11 @@ class Elsewhere(NamedTuple):
 
 INSTALLS = "it would change the environment that the tests run in"
 ELSEWHERE = (
-    *(Elsewhere("CONTRIBUTING.md", f"make {target}", "it runs these tests, or what they run in", ".ci/run")
-      for target in ("setup", "test", "lint", "docs", "constraints")),
+    *(Elsewhere("CONTRIBUTING.md", f"make {target}", "it makes what these tests run in, or runs them", ".ci/run")
+      for target in ("setup", "test", "lint", "docs")),
+    Elsewhere("CONTRIBUTING.md", "make mutants", "it breaks the code, hundreds of times", "tests/bench/mutants.py"),
+    Elsewhere("CONTRIBUTING.md", "make constraints", "it asks the package index for the newest of everything",
+              "tests/test_docs.py::test_every_command_is_known"),
     Elsewhere("README.md", "make test", "it runs these tests", ".ci/run"),
     *(Elsewhere(page, ".venv/bin/pip install", INSTALLS, "tests/test_docs.py::test_every_command_is_known")
       for page in ("README.md", "docs/explore.md", "docs/tutorial-train.md")),
