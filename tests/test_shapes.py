@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from pycocotools import mask as coco_mask
@@ -218,6 +218,7 @@ def test_compressed_counts(text: str, counts: list[int]) -> None:
     assert shapes._uncompressed(text) == counts
 
 
+@settings(max_examples=50)
 @given(st.lists(st.integers(1, 40_000), max_size=9))
 def test_compressed_counts_are_read_back(counts: list[int]) -> None:
     size = (sum(counts), 1)
