@@ -261,5 +261,6 @@ def test_a_source_without_cases(options: Options) -> None:
     rows = books.quarantine(work, [], EMPTY, options)
     made.add(work, [], nothing, EMPTY, rows, options)
     assert made.cases["decode"] == {"in": 0, "out": 0, "quarantined": 0}
+    assert made.regions["slice"] == {"in": 0, "out": 0, "quarantined": 0}
     assert made.resampled == {}
     made.ledger(0, {}, [])

@@ -21,7 +21,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from plain_export import ImageRecord, RegionRecord
+from plain_export import ImageRecord, RegionRecord, image_file_name
 from pycocotools import mask as rle
 from pycocotools.coco import COCO
 
@@ -32,7 +32,7 @@ from etl.release import shards
 from etl.release.grounding import with_captions
 from etl.release.records import SPLITS, Ledger, Page
 from etl.store import digest
-from stages.export import Share, export, image_file_name
+from stages.export import Share, export
 
 CHECK = Path(__file__).parents[2] / "shared" / "checks" / "check_dataset.py"
 LABELS = (

@@ -116,6 +116,21 @@ def test_a_turned_grid_takes_the_nearest_axes_and_tells_the_angle(
     assert found.angle == pytest.approx(angle, abs=1e-5)
 
 
+@pytest.mark.parametrize(("beyond", "order"), [
+    (1e-10, (0, 1, 2)),  # noise: still a tie, to the axes as stored
+    (2.5e-9, (1, 0, 2)),  # more than noise
+])  # fmt: skip
+def test_a_tie_is_a_tie_within_the_noise_of_float64(beyond: float, order: tuple[int, ...]) -> None:
+    """`beyond` is how much more the cosines of the turned axes sum up to."""
+    assert geometry.orientation(turned(45 + np.degrees(beyond / np.sqrt(2)))).order == order
+
+
+def test_a_float32_affine_tells_small_angles() -> None:
+    assert geometry.orientation(turned(0.01).astype(np.float32)).angle == pytest.approx(0.01, abs=1e-4)
+    assert geometry.spacing(AFFINE.astype(np.float32) * np.float32(0.1)) == pytest.approx((0.2, 0.3, 0.4), abs=1e-7)
+    assert geometry.orientation(AFFINE.astype(int)) == geometry.orientation(AFFINE)
+
+
 def test_the_angle_is_that_of_the_worst_axis() -> None:
     sheared = np.eye(4)
     sheared[0, 2] = 1  # k leans to the right by 45 degrees, i and j are straight
@@ -179,9 +194,9 @@ def test_a_voxel_keeps_its_place_in_the_patient(
     array = np.arange(np.prod(shape)).reshape(shape)
     affine = turned(degrees, (1, 2))
     moved, moved_affine = geometry.canonical(array, to), geometry.canonical_affine(affine, shape, to)
-    for voxel in np.ndindex(shape):
-        (there,) = np.argwhere(moved == array[voxel])
-        np.testing.assert_allclose(moved_affine @ [*there, 1], affine @ [*voxel, 1], atol=1e-9)
+    here = np.stack([*np.indices(shape).reshape(3, -1), np.ones(array.size)])
+    there = np.stack([*np.unravel_index(np.argsort(moved, axis=None), moved.shape), np.ones(array.size)])
+    np.testing.assert_allclose(moved_affine @ there, affine @ here, atol=1e-9)
 
 
 def test_spacing_is_the_length_of_each_axis() -> None:
@@ -281,16 +296,22 @@ def test_a_spacing_may_be_off_by_a_thousandth(axis: int, stretch: float, same: b
             geometry.require_same_grid(SHAPE, AFFINE, SHAPE, affine)
 
 
-def test_the_origin_is_compared_at_the_corner_where_the_grids_meet_best() -> None:
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_the_origin_is_compared_at_the_corner_where_the_grids_meet_best(axis: int) -> None:
     """A mask written from its last slice on has the error of its spacing at the first one."""
-    affine = AFFINE.copy()
-    affine[2, 2] *= 1 + 9e-4
-    long = (7, 5, 40)
-    affine[2, 3] -= 39 * AFFINE[2, 2] * 9e-4  # equal at the last slice, off by 0.035 voxels at the first
+    affine, long = AFFINE.copy(), tuple(40 if a == axis else n for a, n in enumerate(SHAPE))
+    affine[axis, axis] *= 1 + 9e-4
+    affine[axis, 3] -= 39 * AFFINE[axis, axis] * 9e-4  # equal at the last slice, off by 0.035 voxels at the first
     geometry.require_same_grid(long, AFFINE, long, affine)
-    affine[2, 3] -= 2e-3 * AFFINE[2, 2]  # now nowhere equal
+    affine[axis, 3] -= 2e-3 * AFFINE[axis, axis]  # now nowhere equal
     with pytest.raises(ItemError, match="geometry_mismatch"):
         geometry.require_same_grid(long, AFFINE, long, affine)
+
+
+def test_just_a_thousandth_is_within_it() -> None:
+    beside = np.eye(4)
+    beside[0, 3] = 1e-3
+    geometry.require_same_grid((1, 1, 1), np.eye(4), (1, 1, 1), beside)
 
 
 def test_an_axis_of_the_mask_that_runs_the_other_way_is_another_grid() -> None:
@@ -314,6 +335,14 @@ def test_grids_of_another_shape(mask_shape: tuple[int, ...], scale: tuple[float,
     told = f"{reason}: image grid 7x5x4, mask grid {'x'.join(map(str, mask_shape))} "
     with pytest.raises(ItemError, match=told):
         geometry.require_same_grid((*SHAPE, 2), AFFINE, mask_shape, AFFINE @ np.diag([*scale, 1]))
+
+
+def test_some_slices_more_of_the_same_voxels_are_no_grid_of_its_own() -> None:
+    with pytest.raises(ItemError, match="shape_mismatch: image grid 40x40x40, mask grid 40x40x41"):
+        geometry.require_same_grid((40, 40, 40), AFFINE, (40, 40, 41), AFFINE)
+    finer = AFFINE @ np.diag([1, 1, 40 / 41, 1])  # over the same space they are
+    with pytest.raises(ItemError, match="geometry_mismatch"):
+        geometry.require_same_grid((40, 40, 40), AFFINE, (40, 40, 41), finer)
 
 
 def test_a_fourth_axis_is_no_part_of_the_grid() -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from pycocotools import mask as coco_mask
@@ -121,6 +121,10 @@ def test_a_polygon_fills_what_pycocotools_fills() -> None:
     ([[-5, 1, 0, 1, 0, 4]], "not_placed"),
     ([[1, -5, 4, -5, 4, 0]], "not_placed"),  # above
     ([[2, 2, 2, 2, 2, 2]], "empty_mask: no pixel is inside it"),  # inside, without area
+    ([[7, 2, 7, 2, 7, 2]], "empty_mask"),  # further right than the picture is high
+    ([[0.5, 5.5, 0.5, 5.5, 0.5, 5.5]], "empty_mask"),
+    ([[0, 2, 0, 2, 0, 2]], "not_placed"),  # on the very edge
+    ([[2, 0, 2, 0, 2, 0]], "not_placed"), ([[9, 2, 9, 2, 9, 2]], "not_placed"), ([[2, 6, 2, 6, 2, 6]], "not_placed"),
     ([[10, 1, 14, 1, 14, 4], [2, 2, 2, 2, 2, 2]], "empty_mask"),  # one of them inside
 ])  # fmt: skip
 def test_polygons_that_are_refused(parts: list[list[float]], told: str) -> None:
@@ -155,6 +159,9 @@ def test_a_large_circle_is_round() -> None:
     found = shapes.circle((1000, 1000), (1900, 1000), (2000, 2000))
     assert found.area == pytest.approx(math.pi * 900**2, rel=2e-3)
     assert (found.x, found.y) == (100, 100)
+    turns = np.radians(np.arange(360))
+    corners = np.stack([1000 + 900 * np.cos(turns), 1000 + 900 * np.sin(turns)], axis=1)  # one a degree
+    assert found == shapes.polygons([corners.ravel().tolist()], (2000, 2000))
     assert {found.width, found.height} <= {1799, 1800, 1801}
 
 
@@ -218,6 +225,7 @@ def test_compressed_counts(text: str, counts: list[int]) -> None:
     assert shapes._uncompressed(text) == counts
 
 
+@settings(max_examples=50)
 @given(st.lists(st.integers(1, 40_000), max_size=9))
 def test_compressed_counts_are_read_back(counts: list[int]) -> None:
     size = (sum(counts), 1)
@@ -248,6 +256,7 @@ def test_runs_down_the_columns_and_along_the_rows(starts: list[int], lengths: li
         rows, columns = np.nonzero(drawn)
         box = (columns.min(), rows.min(), np.ptp(columns) + 1, np.ptp(rows) + 1)
         assert facts(found) == (0, *map(int, box), len(set_pixels))
+        assert found.rle == shapes.bitmap(drawn, (0, 0), SIZE).rle  # the shortest encoding: equal masks, equal bytes
 
 
 @pytest.mark.parametrize(("starts", "lengths", "told"), [

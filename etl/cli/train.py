@@ -1,6 +1,7 @@
 """The commands of the model: train, ground, onnx."""
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -71,7 +72,9 @@ def train(
         save_every=save_every, freeze=tuple(freeze) if freeze else None,
     )  # fmt: skip
     where = RunConfig(data, out, size, split, tuple(modality or ()), init, bundle, text, limit, resume)
-    print(f"the model is in {fit(where, config)}")
+    bundle_folder = fit(where, config)
+    if os.environ.get("RANK", "0") == "0":  # one of the processes that torchrun started
+        print(f"the model is in {bundle_folder}")
 
 
 @told

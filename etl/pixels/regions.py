@@ -88,7 +88,7 @@ class VolumeRegions:
     def __init__(self, labels: Array, split: frozenset[int] = frozenset(), *, rle_from: float = 0) -> None:
         self._labels, self._values = _dense(labels)
         self._rle_from = rle_from
-        count = int(self._labels.max(initial=0)) + 1
+        count = int(self._labels.max()) + 1
         self._wanted = _wanted(count, self._values, split)
         self._tables = planes.extents(planes.in_memory(self._labels), count)
 
@@ -146,8 +146,8 @@ def _components(
     part: Array, value: int, corner: tuple[int, int], size: tuple[int, int], least: float
 ) -> Iterator[Found]:
     """The 8-connected parts of a mask that lies at `corner` (row, column) of a plane, by first pixel in rows."""
-    labelled, count = ndimage.label(part, EIGHT)
-    areas = np.bincount(labelled.ravel(), minlength=count + 1).tolist()
+    labelled, _ = ndimage.label(part, EIGHT)
+    areas = np.bincount(labelled.ravel()).tolist()
     for component, box in enumerate(ndimage.find_objects(labelled), 1):
         y, x = corner[0] + box[0].start, corner[1] + box[1].start
         inside = labelled[box]

@@ -102,7 +102,7 @@ def runs(starts: Any, lengths: Any, size: Size) -> Found:
     total = size[0] * size[1]
     if starts.size and (starts.min() < 0 or lengths.min() < 0 or (starts > total - lengths).any()):
         raise ItemError("unreadable", f"runs outside the picture {_by(size)}")
-    order = np.argsort(starts[lengths > 0], kind="stable")
+    order = np.argsort(starts[lengths > 0])
     begins, ends = starts[lengths > 0][order], (starts + lengths)[lengths > 0][order]
     if not begins.size:
         raise ItemError("empty_mask", "no pixel is inside it")

@@ -17,6 +17,7 @@ import os
 import resource
 import signal
 import sys
+from collections.abc import Collection
 from datetime import date
 from importlib.abc import Loader, MetaPathFinder
 from pathlib import Path
@@ -36,13 +37,14 @@ MARKS = "<!-- written by make mutants -->\n", "<!-- end -->\n"
 
 
 class Score(NamedTuple):
-    """How many mutants a module has, how many of them are listed as the same, were tested, and were killed."""
+    """How many mutants a module has, how many of them are listed as the same, were tested, were killed, and when."""
 
     module: str
     mutants: int
     same: int
     tested: int
     killed: int
+    day: str
 
     @property
     def share(self) -> float:
@@ -95,6 +97,11 @@ def living(path: Path, chosen: list[Mutant], tests: list[str], logs: Path) -> li
     return [chosen[number] for number in sorted(alive)]
 
 
+def fits(mutant: Mutant, key: str) -> bool:
+    """Whether a mutant's statement is the one listed, or begins so where the key ends in …."""
+    return mutant.after.startswith(key[:-1]) if key.endswith("…") else mutant.after == key
+
+
 def tested(name: str, plan: dict[str, Any], most: int, logs: Path) -> Score:
     """The mutants of one module against its tests; those that live are printed."""
     path, tests, same = ROOT / name, plan["tests"], plan.get("same", {})
@@ -102,23 +109,23 @@ def tested(name: str, plan: dict[str, Any], most: int, logs: Path) -> Score:
     if not living(path, [whole], tests, logs):
         raise SystemExit(f"{name}: its tests fail on the code as it is, see {logs / path.stem}-0.txt")
     every = list(mutants(path))
-    if stale := set(same) - {m.after for m in every}:
-        raise SystemExit(f"mutants.yaml: {name} has no such mutants: {sorted(stale)}")
-    counted = [m for m in every if m.after not in same]
+    if stale := [key for key in same if not any(fits(m, key) for m in every)]:
+        raise SystemExit(f"mutants.yaml: {name} has no such mutants: {stale}")
+    counted = [m for m in every if not any(fits(m, key) for key in same)]
     step = max(1.0, len(counted) / most) if most else 1.0
     chosen = [counted[int(n * step)] for n in range(round(len(counted) / step))]
     alive = living(path, chosen, tests, logs)
     for mutant in alive:
         print(f"{name}:{mutant.line}: {mutant.before}\n  lives as: {mutant.after}", flush=True)
-    return Score(name, len(every), len(every) - len(counted), len(chosen), len(chosen) - len(alive))
+    return Score(name, len(every), len(every) - len(counted), len(chosen), len(chosen) - len(alive), str(date.today()))
 
 
 def main() -> int:
-    """0 if the tests kill at least the share AIM of all mutants."""
+    """0 if the tests kill at least the share AIM of the mutants of each module."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", action="append", help="modules whose path holds this")
     parser.add_argument("--most", type=int, default=60, metavar="N", help="mutants of a module, 0: all")
-    parser.add_argument("--report", type=Path, help="a page that gets the table between its two marks")
+    parser.add_argument("--report", type=Path, help="a page whose table gets these scores")
     given = parser.parse_args()
     os.environ |= {"MEDGLIP_KERNELS": "numpy", "NUMBA_DISABLE_JIT": "1", "OMP_NUM_THREADS": "1",
                    "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}  # fmt: skip
@@ -132,16 +139,28 @@ def main() -> int:
     plans = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text())
     scores = [tested(name, plan, given.most, logs) for name, plan in plans.items()
               if not given.only or any(part in name for part in given.only)]  # fmt: skip
-    whole = Score("all", *(sum(column) for column in list(zip(*scores, strict=True))[1:]))
-    table = "".join(f"| {' | '.join(map(str, row))} |\n" for row in
-                    [("module", "mutants", "of the same meaning", "tested", "killed", "score"), ["---"] * 6,
-                     *((*score, f"{score.share:.0%}") for score in [*scores, whole])])  # fmt: skip
-    print(table, end="")
+    rows = {score.module: score for score in scores}
     if given.report:
         before, _, rest = given.report.read_text().partition(MARKS[0])
-        text = f"{before}{MARKS[0]}{date.today()}, `make mutants`:\n\n{table}{MARKS[1]}{rest.partition(MARKS[1])[2]}"
-        given.report.write_text(text)
-    return int(whole.share < AIM)
+        old, _, after = rest.partition(MARKS[1])
+        rows = {name: score for name, score in (written(old) | rows).items() if name in plans}
+        given.report.write_text(before + MARKS[0] + table(rows.values()) + MARKS[1] + after)
+    print(table(rows.values()), end="")
+    return int(min(score.share for score in scores) < AIM)
+
+
+def table(scores: Collection[Score]) -> str:
+    """The scores as a Markdown table, with their sum."""
+    whole = Score("all", *(sum(column) for column in list(zip(*scores, strict=True))[1:-1]), "")
+    head = ("module", "mutants", "same meaning", "tested", "killed", "date", "score")
+    lines = [head, ["---"] * len(head), *((*score, f"{score.share:.0%}") for score in (*scores, whole))]
+    return "".join(f"| {' | '.join(map(str, line))} |\n" for line in lines)
+
+
+def written(old: str) -> dict[str, Score]:
+    """The scores of a table."""
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in old.splitlines() if ".py |" in line]
+    return {name: Score(name, *map(int, counts), day) for name, *counts, day, _ in cells}
 
 
 if __name__ == "__main__":

@@ -86,7 +86,8 @@ def mutants(path: Path) -> Iterator[Mutant]:
         before, line = headline(statement), original.lineno if hasattr(original, "lineno") else statement.lineno
         for new in breaks(original):
             put(parent, name, index, new)
-            after = headline(statement) if original is not statement else headline(new)
+            after = headline(statement if original is not statement else new)
+            after = f"without {before}" if isinstance(new, ast.Pass) else after
             yield Mutant(ast.fix_missing_locations(copy.deepcopy(tree)), line, before, after)
         put(parent, name, index, original)
 
