@@ -108,13 +108,14 @@ def _cut(loaded: Loaded, batch: Batch, found: list[Any], emit: Emit, rejected: l
     )
     if len(found) == before and not loaded.objects and not any(r["case"] == loaded.case for r in rejected):
         rejected.append(reject(loaded.case, ItemError("empty_mask", "no pixel of the annotation is set")))
+    lost = _lost(loaded, batch.manifest)
     return {
         "case": loaded.case, "slices": slices, "background": slices - covered,
         "seen": evidence.seen(loaded, batch.manifest.modality),
         "spacing": loaded.spacing, "tilt": round(loaded.tilt, 4), "native": loaded.native,
         "affine": None if loaded.affine is None else np.asarray(loaded.affine, float).tolist(),
         "shape": list(loaded.frames[0].shape if loaded.volume is None else loaded.volume.shape),
-        "unsure": _unsure(loaded, batch.manifest, names),
+        "unsure": sorted(lost - names), "lost": sorted(lost),
         "resampled": any(layer.resampled for layer in loaded.layers),
     } | _origins(loaded, batch.root)
 
@@ -127,12 +128,11 @@ def _origins(loaded: Loaded, root: Path) -> dict[str, Any]:
     return {"origins": {"stacked": loaded.stacked, "files": files}}
 
 
-def _unsure(loaded: Loaded, manifest: Manifest, found: set[str]) -> list[str]:
-    """Raw labels of which nothing is here but what could not be read or is excluded, and the unions that hold one of
-    them: nobody knows whether they are there."""
+def _lost(loaded: Loaded, manifest: Manifest) -> set[str]:
+    """Raw labels of which something could not be read or is excluded, and the unions that hold one of them: there may
+    be more of them than was found; where nothing was (`unsure`), nobody knows whether they are there."""
     unread = {lost.name for lost in loaded.lost if lost.reason not in ("not_placed", "empty_mask")}
-    unread |= {name for name, parts in manifest.derive.items() if unread.intersection(parts)}
-    return sorted(unread - found)
+    return unread | {name for name, parts in manifest.derive.items() if unread.intersection(parts)}
 
 
 def _axes(loaded: Loaded, batch: Batch, rejected: list[Any]) -> Iterator[str]:

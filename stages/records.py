@@ -99,12 +99,14 @@ def pages(
 
 @dataclass(frozen=True, slots=True)
 class _Cases:
-    """The cases of a source in key order: the number of each, its facts as columns, and what is annotated in it."""
+    """The cases of a source in key order: the number of each, its facts as columns, what is annotated in it, and of
+    which labels something was lost."""
 
     number: dict[str, int]
     facts: pa.Table
     spacing: npt.NDArray[np.float64]  # (cases, i j k), NaN if unknown
     annotated: Flags
+    lost: Flags
 
     @staticmethod
     def of(
@@ -126,7 +128,7 @@ class _Cases:
         return _Cases(
             {str(name): n for n, name in enumerate(columns["case"])},
             pa.table({name: pa.array(values, pa.string()).dictionary_encode() for name, values in columns.items()}),
-            spacing, _annotated(pairs, work.manifest, naming),
+            spacing, _annotated(pairs, work.manifest, naming), _lost(pairs, naming),
         )  # fmt: skip
 
 
@@ -140,6 +142,14 @@ def _annotated(pairs: list[tuple[dict[str, Any], Case]], manifest: Manifest, nam
             known[key] = [ids[raw] for raw in annotated(manifest, case) if raw in ids and raw not in unsure]
         flags[row, known[key]] = True
     return flags
+
+
+def _lost(pairs: list[tuple[dict[str, Any], Case]], naming: Naming) -> Flags:
+    ids, flags = naming.used(), np.zeros((len(pairs), naming.width), bool)
+    for row, (image, _) in enumerate(pairs):
+        flags[row, [ids[raw] for raw in image["lost"] if raw in ids]] = True
+    return flags
+
 
 class _Places:
     """Numbers slices so that they are in key order: by case, axis, and the index as text."""
@@ -237,6 +247,7 @@ def _images(
     case = _numbers(here["case"], cases.number)
     present, partial = labels
     annotated = cases.annotated[case] | shown
+    lost = cases.lost[case] & annotated
     facts = cases.facts.take(pa.array(case))
     axis = here["axis"].combine_chunks().cast(pa.string())
     name, index = facts["case"].combine_chunks().cast(pa.string()), here["slice_index"].combine_chunks()
@@ -247,8 +258,8 @@ def _images(
         "key": joined(f"{manifest.slug}/", name, "/", axis, "/", index.cast(pa.string())),
         "axis": here["axis"], "slice_index": index, "width": here["width"], "height": here["height"],
         "spacing": _spacing(cases.spacing[case], axis.to_numpy(zero_copy_only=False)),
-        "annotated_label_ids": id_lists(annotated), "neg_label_ids": id_lists(annotated & ~present),
-        "not_exhaustive_label_ids": id_lists(partial),
+        "annotated_label_ids": id_lists(annotated), "neg_label_ids": id_lists(annotated & ~present & ~lost),
+        "not_exhaustive_label_ids": id_lists(partial | lost),
         "flags": pa.nulls(len(here), pa.list_(pa.string())),
     })  # fmt: skip
 

@@ -23,7 +23,7 @@ from etl.results import BatchWriter, files_of
 from etl.sources.casefiles import bring, files_of_case
 from etl.sources.inventory import Case
 
-VERSION = 9
+VERSION = 10
 TRIES = 4  # of a case whose process somebody else kills
 
 

@@ -241,6 +241,12 @@ def experiment(folder: Path, built: Path) -> Iterator[World]:
 
 
 @contextmanager
+def held_out(folder: Path, built: Path) -> Iterator[World]:
+    """Eight people instead of 48, two updates instead of 800."""
+    yield World(folder, {"48": "8", "800": "2"})
+
+
+@contextmanager
 def downstream(folder: Path, built: Path) -> Iterator[World]:
     """Six questions, six reports, two studies; a liver found in every picture; a model of two updates; an endpoint."""
     import test_downstream_data as data

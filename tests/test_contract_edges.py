@@ -1,5 +1,6 @@
 """Edges of what users may rely on that no other test comes near."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -117,3 +118,23 @@ def test_a_proposed_entry_makes_no_label_annotated() -> None:
     assert Naming(entries, ontology).used() == {"liver": liver}
     assert Naming(entries, ontology, accept_proposed=True).used() == {"Milz": spleen, "liver": liver}
     assert Naming(entries, ontology).ids() == {"Milz": spleen, "liver": liver}  # its pixels are still not exhaustive
+
+
+def test_a_label_that_lost_an_object_is_not_exhaustive(bench: Bench) -> None:
+    whole = {"label": "colorectal polyp", "shape_type": "polygon", "points": [[5, 5], [30, 5], [30, 30], [5, 30]]}
+    broken = whole | {"points": [[40, 5], [50, "?"]]}
+    shapes = {"good": [whole], "torn": [whole, broken], "gone": [broken, whole | {"label": "colon"}]}
+    labels = {"colorectal polyp": "colorectal polyp", "colon": "colon"}
+    rule = {"image": "i/{case}.png", "mask": "m/{case}.json", "kind": "labelme"}
+    bench.source("toy", dict.fromkeys(shapes, np.zeros(SIZE)), labels, files=[rule])
+    for case, drawn in shapes.items():
+        text = json.dumps({"shapes": drawn, "imageHeight": SIZE[0], "imageWidth": SIZE[1]})
+        (bench.folder / f"raw/toy/m/{case}.png").unlink()
+        (bench.folder / f"raw/toy/m/{case}.json").write_text(text)
+    done = bench.run("build")
+    assert done.returncode == 0, done.stderr
+    polyp, colon = (load_ontology(Path(__file__).parents[1] / "label_maps").labels[name].id for name in labels)
+    images = [image for split in ("train", "val") for image in
+              json.loads((bench.folder / f"out/dataset/annotations/{split}.labels.json").read_text())["images"]]
+    known = {i["case"]: (i["neg_category_ids"], i["not_exhaustive_category_ids"]) for i in images}
+    assert known == {"good": ([colon], []), "torn": ([colon], [polyp]), "gone": ([], [])}

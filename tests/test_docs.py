@@ -71,7 +71,8 @@ SHORT = {"README.md": worlds.readme, "docs/data-format.md": worlds.plain, "docs/
          "docs/labels.md": worlds.labels, "docs/evaluation.md": worlds.evaluation, "docs/exports.md": worlds.plain,
          "docs/explore.md": worlds.plain}  # fmt: skip
 LONG = {"docs/cluster.md": worlds.cluster, "docs/downstream.md": worlds.downstream, "docs/model.md": worlds.trained,
-        "docs/experiment.md": worlds.experiment, "docs/tutorial-train.md": worlds.tutorial}  # fmt: skip
+        "docs/experiment.md": worlds.experiment, "docs/tutorial-train.md": worlds.tutorial,
+        "docs/performance-glip.md": worlds.held_out}  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -156,7 +156,8 @@ def seen(modality: str, volume: bool, rng: np.random.Generator) -> dict[str, Any
 def facts(case: str, volume: bool, slices: int, evidence: dict[str, Any]) -> dict[str, Any]:
     """What `slice` notes of a case."""
     affine = [[0.8, 0.0, 0.0, -100.0], [0.0, 0.8, 0.0, -90.0], [0.0, 0.0, 1.5, -400.0], [0.0, 0.0, 0.0, 1.0]]
-    return {"case": case, "slices": slices, "background": 0, "seen": evidence, "unsure": [], "resampled": False,
+    return {"case": case, "slices": slices, "background": 0, "seen": evidence, "unsure": [], "lost": [],
+            "resampled": False,
             "spacing": [0.8, 0.8, 1.5] if volume else None, "tilt": 0.0, "native": not volume,
             "affine": affine if volume else None,
             "shape": [SIDE, SIDE, SIDE] if volume else [SIDE, SIDE]}
