@@ -169,6 +169,18 @@ def test_types_that_can_hold_what_is_named() -> None:
         values.name_values(np.array([[0, 2**63 - 1]], np.int64), {"0": "g"})
 
 
+@pytest.mark.parametrize(("labels", "expected"), [
+    ({"0": "g", "5": "a"}, {"g": [[0, 3]], "a": [[1]], "?7": [[2]]}),
+    ({"-1": "a", "5": "a"}, {"a": [[1]], "?7": [[2]]}),
+    ({"300": "a", "5": "a"}, {"a": [[1]], "?7": [[2]]}),
+])  # fmt: skip
+def test_64_bits_without_a_sign_stay_integers(labels: dict[str, str], expected: dict[str, list[list[int]]]) -> None:
+    """No signed type holds all of uint64: NumPy would take float64, which no kernel counts."""
+    layers = values.name_values(np.array([[0, 5], [7, 0]], np.uint64), labels)
+    assert meaning(layers) == expected
+    assert all(layer.array.dtype.kind in "iu" for layer in layers)
+
+
 def test_no_layer_is_lost_and_none_is_made_for_nothing() -> None:
     empty = np.zeros((2, 2), np.uint8)
     affine = np.diag([2.0, 2, 2, 1])

@@ -31,7 +31,7 @@ def extents(labels: Voxels, count: int) -> tuple[Extents, Extents, Extents]:
     for axis, table in enumerate(tables):
         for index in range(labels.shape[axis]):
             plane = np.take(labels, index, axis).astype(np.int32)
-            areas = np.bincount(plane.ravel(), minlength=count)[:count]
+            areas = np.bincount(plane.ravel())
             for value, box in enumerate(ndimage.find_objects(plane, count - 1), 1):
                 if box is not None:
                     table[index, value] = (areas[value], box[0].start, box[0].stop - 1, box[1].start, box[1].stop - 1)

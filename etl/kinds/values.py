@@ -86,11 +86,16 @@ def meant(rule: "Rule", array: Array) -> Array:
     return np.where(slabs.among(array, rule.ignore), array.dtype.type(0), array) if rule.ignore else array
 
 
-def _signed(largest: int) -> type[np.signedinteger]:
-    fitting = next((kind for kind in (np.int16, np.int32, np.int64) if largest <= np.iinfo(kind).max), None)
-    if fitting is None:
-        raise ItemError("unreadable", f"label value {largest:.3g} is too large for one")
-    return fitting
+def _with_room(array: Array, value: int) -> Array:
+    """A copy in an integer type that holds this value too: its own, else the first signed one."""
+    own = np.iinfo(array.dtype)
+    if own.min <= value <= own.max:
+        return array.astype(array.dtype)
+    low, high = min(value, int(array.min(initial=0))), max(value, int(array.max(initial=0)))
+    for kind in (np.int16, np.int32, np.int64):
+        if np.iinfo(kind).min <= low and high <= np.iinfo(kind).max:
+            return array.astype(kind)
+    raise ItemError("unreadable", f"label value {high:.3g} is too large for one")
 
 
 def name_values(array: Array, labels: dict[str, str], affine: NDArray[np.float64] | None = None) -> list[Layer]:
@@ -103,7 +108,7 @@ def name_values(array: Array, labels: dict[str, str], affine: NDArray[np.float64
     layers = [Layer((array > bound).astype(np.uint8), {1: name}, affine) for bound, name in together]
     names, merged = _value_names(labels, array)
     for value, first in merged.items():
-        wide = array.astype(np.promote_types(array.dtype, np.min_scalar_type(first)))
+        wide = _with_room(array, first)
         array = np.where(array == value, wide.dtype.type(first), wide)
     if together:
         other = (array > min(bound for bound, _ in together)) & ~slabs.among(array, names)
@@ -145,7 +150,7 @@ def _claim(names: dict[int, str], value: int, name: str, key: str) -> None:
 
 def _move_zero(array: Array, names: dict[int, str]) -> tuple[Array, dict[int, str]]:
     value = max(int(array.max(initial=0)), *names) + 1
-    wide = array.astype(np.promote_types(array.dtype, _signed(max(value, -int(array.min(initial=0))))))
+    wide = _with_room(array, value)
     wide[array == 0] = value
     return wide, {value: names[0], **{key: name for key, name in names.items() if key}}
 

@@ -65,11 +65,11 @@ def places(node: ast.AST, statement: ast.stmt | None = None) -> Iterator[tuple[a
     for name, value in ast.iter_fields(node):
         if name in ("annotation", "returns", "decorator_list") or isinstance(node, ast.JoinedStr | ast.Import):
             continue
-        if isinstance(node, ast.If) and ast.unparse(node.test) in ("TYPE_CHECKING", "__name__ == '__main__'"):
-            continue
         for index, child in enumerate(value) if isinstance(value, list) else [(None, value)]:
             documentation = isinstance(child, ast.Expr) and isinstance(child.value, ast.Constant)
-            if not isinstance(child, ast.AST) or documentation or getattr(child, "arg", None) in WITHOUT_RESULT:
+            types = isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING"
+            kept = documentation or types or getattr(child, "arg", None) in WITHOUT_RESULT
+            if kept or not isinstance(child, ast.AST):
                 continue
             inside = child if isinstance(child, ast.stmt) else statement
             if inside is not None:
