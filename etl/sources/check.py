@@ -96,7 +96,7 @@ def _note(seen: Seen, case: Case, loaded: Loaded) -> set[str]:
         values = [int(value) for value in np.unique(layer.array) if value]
         names |= {layer.names[value] for value in values if value in layer.names}
         unknown |= {layer.undefined.get(value, str(value)) for value in values if value not in layer.names}
-    for group in getattr(loaded, "objects", ()):
+    for group in loaded.objects:
         names |= {item.name for item in group.found if item.defined}
         unknown |= {item.name for item in group.found if not item.defined}
     for text in unknown:
