@@ -44,10 +44,14 @@ class Naming:
         named = {raw: m.label for raw, m in self.mapping.items() if m.label and m.status != "rejected"}
         return {raw: self.ontology.labels[label].id for raw, label in named.items()}
 
+    def labels(self) -> dict[str, str]:
+        """Raw label -> label, of the entries that reach the dataset."""
+        found = ((raw, m.used(accept_proposed=self.accept_proposed)) for raw, m in self.mapping.items())
+        return {raw: label for raw, label in found if label is not None}
+
     def used(self) -> dict[str, int]:
         """Raw label -> label id, of the entries that reach the dataset."""
-        status = {raw: m.status for raw, m in self.mapping.items()}
-        return {raw: n for raw, n in self.ids().items() if self.accept_proposed or status[raw] == "approved"}
+        return {raw: self.ontology.labels[label].id for raw, label in self.labels().items()}
 
     @property
     def width(self) -> int:
@@ -140,6 +144,7 @@ def _annotated(pairs: list[tuple[dict[str, Any], Case]], manifest: Manifest, nam
             known[key] = [ids[raw] for raw in annotated(manifest, case) if raw in ids and raw not in unsure]
         flags[row, known[key]] = True
     return flags
+
 
 class _Places:
     """Numbers slices so that they are in key order: by case, axis, and the index as text."""

@@ -1,5 +1,6 @@
 """Edges of what users may rely on that no other test comes near."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -117,3 +118,14 @@ def test_a_proposed_entry_makes_no_label_annotated() -> None:
     assert Naming(entries, ontology).used() == {"liver": liver}
     assert Naming(entries, ontology, accept_proposed=True).used() == {"Milz": spleen, "liver": liver}
     assert Naming(entries, ontology).ids() == {"Milz": spleen, "liver": liver}  # its pixels are still not exhaustive
+
+
+def test_the_ledger_counts_accepted_proposals_under_their_label(bench: Bench) -> None:
+    bench.source("toy", {"a": mask(slice(2, 30), slice(2, 30))}, {1: "Milz"})
+    entries = {"Milz": {"label": "spleen", "status": "proposed", "by": "offline:names"}}
+    (bench.folder / "label_maps/sources/toy.yaml").write_text(yaml.safe_dump({"source": "toy", "labels": entries}))
+    done = bench.run("build", "--accept-proposed")
+    assert done.returncode == 0, done.stderr
+    (row,) = json.loads((bench.folder / "out/dataset/stats.json").read_text())["ledger"]
+    told = {name: row[name] for name in ("label", "found", "too_small", "not_named", "left_out", "kept")}
+    assert told == {"label": "spleen", "found": 1, "too_small": 0, "not_named": 0, "left_out": 0, "kept": 1}

@@ -274,7 +274,7 @@ def labels_diff(
     with ExitStack() as stack:
         bundled = BUNDLED / "label_maps"
         one, other = (label_diff.state(_side(side, stack) if side else bundled, bundled) for side in (before, after))
-    found = label_diff.changes(one, other)
+    found = list(label_diff.changes(one, other))
     numbers = label_diff.moved(found, dataset, crops) if dataset else {}
     if as_json:
         print(json.dumps({"changes": label_diff.rows(found, numbers)}))

@@ -288,8 +288,8 @@ def _context(maps: Maps) -> Iterator[Problem]:
     seen: dict[str, dict[str, list[tuple[str, str]]]] = defaultdict(lambda: defaultdict(list))
     for slug, entries in maps.entries.items():
         for raw, mapping in entries.items():
-            if mapping.label is not None and mapping.status == "approved":
-                seen[label_text.normal(raw)][mapping.label].append((slug, raw))
+            if (label := mapping.used()) is not None:
+                seen[label_text.normal(raw)][label].append((slug, raw))
     for form, meanings in seen.items():
         if len(meanings) < 2:
             continue
@@ -310,8 +310,8 @@ def _components(maps: Maps) -> Iterator[Problem]:
     for slug, manifest in maps.manifests.items():
         apart = _apart(manifest)
         for raw, mapping in maps.entries.get(slug, {}).items():
-            if mapping.label is not None and mapping.status == "approved":
-                (split if raw in apart else whole)[mapping.label].add(slug)
+            if (label := mapping.used()) is not None:
+                (split if raw in apart else whole)[label].add(slug)
     for name in sorted({*split} & {*whole} & {*maps.ontology.labels}):
         if maps.ontology.labels[name].components != "either":
             text = f"'{name}' is split into components by {_some(split[name])} and not by {_some(whole[name])}"

@@ -59,6 +59,11 @@ class Mapping(_Model):
             raise ValueError(f"'{self.status}' needs a label; name one of the ontology or set status: rejected")
         return self
 
+    def used(self, *, accept_proposed: bool = False) -> str | None:
+        """The label under which the regions of the raw label reach a dataset; None if they do not."""
+        accepted = self.status == "approved" or (accept_proposed and self.status == "proposed")
+        return self.label if accepted else None
+
 
 @dataclass(frozen=True, slots=True)
 class Ontology:

@@ -97,8 +97,8 @@ def matcher(ontology: Ontology, reviewed: Iterable[Map[str, Mapping]] = ()) -> M
     for entries in reviewed:
         for raw, mapping in entries.items():
             bare = set(label_text.words(raw)) <= _BARE
-            if mapping.status == "approved" and mapping.label is not None and not bare:
-                memory[label_text.normal(raw)][mapping.label] += 1
+            if not bare and (label := mapping.used()) is not None:
+                memory[label_text.normal(raw)][label] += 1
     forms = [(label, _content(form)) for form, label in exact.items()]
     forms += [(label, _content(form)) for form, labels in memory.items() for label in labels]
     forms = sorted({(label, form) for label, form in forms if form}, key=lambda f: (f[0], sorted(f[1])))
