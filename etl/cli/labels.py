@@ -65,12 +65,12 @@ def labels_show(label: str, label_maps: Maps = None, as_json: AsJson = False) ->
 
     Example: medglip-etl labels show "inferior vena cava"
     """
-    from etl.labels.lint import names
+    from etl.labels.phrases import by_name
     from etl.labels.text import normal
     from etl.yamlfile import suggestion
 
     ontology = _ontology(label_maps)
-    name = label if label in ontology.labels else names(ontology).get(normal(label))
+    name = label if label in ontology.labels else by_name(ontology).get(normal(label))
     if name is None:
         near = suggestion(label, ontology.labels)
         raise UsageError(f"no label '{label}'{near}; `medglip-etl labels list` shows them")

@@ -43,6 +43,11 @@ class Label(_Model):
     codes: dict[str, str] = Field(default_factory=dict)
     components: Literal["alike", "either"] = "alike"
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Its name, then its synonyms."""
+        return (self.name, *self.synonyms)
+
 
 class Mapping(_Model):
     """What a raw label is in the ontology; only `approved` reaches a dataset."""
