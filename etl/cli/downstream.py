@@ -7,10 +7,10 @@ from typing import Annotated, Any
 
 import typer
 
-from etl.cli.common import AsJson, told
+from etl.cli.common import AsJson, require_torch, told
 from etl.errors import Failure, UsageError
 
-downstream_app = typer.Typer(no_args_is_help=True, help="VQA and reports with and without found regions.")
+app = typer.Typer(no_args_is_help=True, help="VQA and reports with and without found regions.")
 RETRIES = 4
 """Of a request that failed on the way, before its question is given up for this run."""
 Data = Annotated[Path, typer.Argument(help="Folder that the dataset unpacks to (or its annotation file).")]
@@ -31,7 +31,7 @@ Form = Annotated[str, typer.Option(help="How regions are shown: text, drawn or c
 Features = Annotated[bool, typer.Option("--expert-features", help="See the bundle's feature maps, not pixels.")]
 
 
-@downstream_app.command()
+@app.command()
 @told
 def vqa(
     data: Data,
@@ -95,7 +95,7 @@ def vqa(
     _finish(outcome, published, out, as_json)
 
 
-@downstream_app.command()
+@app.command()
 @told
 def report(
     data: Data,
@@ -154,7 +154,7 @@ def report(
     _finish(outcome, published, out, as_json)
 
 
-@downstream_app.command()
+@app.command()
 @told
 def inject(
     data: Data,
@@ -188,7 +188,7 @@ def inject(
     print(json.dumps({"items": len(kept), "arms": arm_rules.summary(arms)}))
 
 
-@downstream_app.command()
+@app.command()
 @told
 def mlrg(
     annotation: Annotated[Path, typer.Argument(help="MLRG's study-level JSON.")],
@@ -220,7 +220,7 @@ def mlrg(
     print(json.dumps({"studies_with_regions": written, "regions": arm_rules.summary([arms[arm]])[arm]}))
 
 
-@downstream_app.command()
+@app.command()
 @told
 def score(
     results: Annotated[Path, typer.Argument(help="MLRG's result file: dicom_id, labels, report.")],
@@ -271,8 +271,6 @@ def _features(wanted: bool, bundle: Path | None) -> Path | None:
 def _training(epochs: int, width: int, threads: int, seed: int) -> Any:
     if width % 16:
         raise UsageError(f"--width {width}: it is a multiple of 16")
-    from etl.cli.train import require_torch
-
     require_torch()
     from glip.downstream.training import Training
 
@@ -287,8 +285,6 @@ def _asker(model: str, out: Path, timeout: float) -> Any:
 
 
 def _region_features(bundle: Path, folder: Path, items: Any, arm: Any, sizes: Any) -> dict[str, Any]:
-    from etl.cli.train import require_torch
-
     require_torch()
     from glip.downstream.features import expert_maps, region_features
 
