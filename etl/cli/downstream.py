@@ -21,7 +21,8 @@ OutDir = Annotated[Path, typer.Option("--out", help="Folder for tables, figure a
 Threshold = Annotated[float, typer.Option(min=0, max=1, help="Found regions below are left out.")]
 Seed = Annotated[int, typer.Option(min=0, help="Of shuffling, training and resamples.")]
 Bootstrap = Annotated[int, typer.Option(min=0, help="Resamples of the images for the intervals; 0: none.")]
-Published = Annotated[Path | None, typer.Option(help="CSV with more published numbers to show beside one's own.")]
+Published = Annotated[Path | None, typer.Option(
+    "--published", help="CSV with more published numbers to show beside one's own.")]  # fmt: skip
 Limit = Annotated[int | None, typer.Option(min=1, help="Only so many test items.")]
 Epochs = Annotated[int, typer.Option(min=1, help="Of the small models.")]
 Width = Annotated[int, typer.Option(min=16, help="Of the tokens of the small models; a multiple of 16.")]
@@ -54,7 +55,7 @@ def vqa(
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for an answer.")] = 60,
     seed: Seed = 0,
     bootstrap: Bootstrap = 1000,
-    more: Annotated[Path | None, typer.Option("--published", help="CSV with more published numbers.")] = None,
+    more: Published = None,
     as_json: AsJson = False,
 ) -> None:
     """Questions answered in the arms none, predicted, reference and shuffled; Figure 6 of the paper for this run.
