@@ -52,7 +52,7 @@ def flags(
     """What is to be said of a source whose `kept` regions came through all stages."""
     found, modality = Flags(), work.manifest.modality
     for facts in (image for result in results for image in result.images):
-        for name, evidence in checks.of_image(facts["seen"], modality):
+        for name, evidence in checks.of_image(facts["seen"]):
             found.cases[facts["case"]].setdefault(name, evidence)
     regions = plain(regions_of("validate", work, options))
     regions["label"] = regions["raw_label"].map(names.labels())

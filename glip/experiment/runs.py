@@ -62,7 +62,7 @@ def run_all(protocol: Protocol, data: Path, out: Path, tell: Tell, part: tuple[i
     Raises UsageError where `out` holds finished runs of other settings or other data.
     """
     runs = plan(protocol, data, out)
-    _refuse_strangers(out, runs)
+    _refuse_strangers(runs)
     kept = json.dumps(protocol.model_dump(mode="json"), indent=1, ensure_ascii=False)  # its order is that of the tables
     write_bytes(out / "protocol.json", kept.encode() + b"\n")
     mine = runs[part[0] - 1 :: part[1]]
@@ -144,7 +144,7 @@ def _told(selection: Selection) -> dict[str, Any]:
     return about | {"selection": selection.folder.name}
 
 
-def _refuse_strangers(out: Path, runs: list[Run]) -> None:
+def _refuse_strangers(runs: list[Run]) -> None:
     """UsageError where a run that was begun here has other settings than the protocol's."""
     for run in runs:
         begun = read_json(run.job.folder / "settings.json")
