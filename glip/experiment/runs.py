@@ -28,7 +28,7 @@ from etl.evaluation.provenance import git_commit, versions
 from etl.evaluation.scores import Settings, evaluate
 from etl.store import digest, read_json, sha256, write_bytes, write_json
 from glip.experiment.detector import Detector, Job, detector
-from glip.experiment.protocol import GlipModel, Model, Protocol
+from glip.experiment.protocol import GlipModel, Model, Protocol, run_folder
 from glip.experiment.selection import Selection, people, shared, testing, training, written
 
 Tell = Callable[[str], None]
@@ -91,7 +91,7 @@ def plan(protocol: Protocol, data: Path, out: Path) -> list[Run]:
                         if both:
                             raise UsageError(f"study {name}: test {test} has subjects of the training: {both[0]} …")
                     part = written(data, wanted, below) if wanted else None
-                    folder = out / "runs" / name / model / f"{amount.folder}-seed{seed}"
+                    folder = run_folder(out, name, model, amount, seed)
                     job = Job(name, model, amount, seed, folder, data, part, tests)
                     _refuse_new_modalities(job)
                     settings = _settings(protocol, job, made)
