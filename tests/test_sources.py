@@ -22,7 +22,7 @@ from etl.kinds import Layer
 from etl.labels.maps import load_ontology
 from etl.manifests.load import load_manifest, load_manifests
 from etl.manifests.manifest import Manifest
-from etl.sources.listing import summary
+from etl.sources.catalogue import summary
 from etl.sources.proposal import propose
 from etl.sources.sidedness import places, twin
 
