@@ -126,8 +126,8 @@ def _panel(models: list[str] | None, votes: int, cache: Path | None, timeout: fl
     if not models:
         return None
     from etl.endpoint import Cache
+    from etl.labels.choose import Chooser
     from etl.labels.suggest import Panel
-    from etl.labels.votes import Chooser
 
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     path = cache or home / "medglip-etl" / "labels.jsonl"
