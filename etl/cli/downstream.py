@@ -64,7 +64,6 @@ def vqa(
     """
     from glip.downstream import experiment, figures, run
     from glip.downstream.datasets import read_vqa_dataset
-    from glip.downstream.inject import TextForm
     from glip.downstream.paired import Bootstrap as Resampling
 
     _form(form)
@@ -86,7 +85,7 @@ def vqa(
         texts = run.by_baseline(train, tested, arms, views, _training(epochs, width, threads, seed), tell=_tell)
         settings |= {"epochs": epochs, "width": width, "expert_features": expert_features}
     else:
-        shown = run.Shown(folder, sizes, form, TextForm(budget=budget))
+        shown = run.Shown(folder, sizes, form, budget)
         asker = _asker(by, out, timeout)
         texts, refused = run.by_endpoint(tested, arms, asker, shown, workers=workers, tell=_tell)
         settings |= {"form": form, "budget": budget}
@@ -177,7 +176,7 @@ def inject(
     from etl.store import write_bytes
     from glip.downstream import arms as arm_rules
     from glip.downstream.datasets import read_vqa_dataset
-    from glip.downstream.inject import TextForm, write_arm
+    from glip.downstream.inject import write_arm
 
     _form(form)
     items, folder = read_vqa_dataset(dataset, data, images)
@@ -185,7 +184,7 @@ def inject(
     sizes, arms = _arms(kept, folder, (found, bundle), threshold, seed)
     for arm in arms:
         write_bytes(out / f"{arm.name}.regions.json", arm_rules.to_json(arm).encode())
-        write_arm(out, arm, kept, folder, sizes, form, TextForm(budget=budget))
+        write_arm(out, arm, kept, folder, sizes, form, budget)
     print(json.dumps({"items": len(kept), "arms": arm_rules.summary(arms)}))
 
 
