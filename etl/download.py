@@ -147,4 +147,3 @@ def _receive(
                 raise Failure(f"{url}: stopped; run it again to go on from byte {done}")
     if remote.size is not None and done != remote.size:
         raise Interrupted(f"{done} of {remote.size} bytes came")
-

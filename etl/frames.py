@@ -1,9 +1,11 @@
 """Region tables between the stages: columns, quarantine rows. Pure Arrow; names are dictionary-encoded."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from etl.release.records import NAME
 from etl.results import NAMES, REGIONS
@@ -34,6 +36,14 @@ def by_name(column: pa.ChunkedArray, value: Callable[[str], str | None]) -> pa.A
     """The value of each name in a dictionary-encoded column."""
     names = column.combine_chunks()
     return pa.array([value(name) for name in names.dictionary.to_pylist()], pa.string()).take(names.indices)
+
+
+def numbers_by_name(column: pa.ChunkedArray, numbers: Mapping[str, int]) -> NDArray[np.int64]:
+    """The number of each name in a dictionary-encoded column; -1 for names that have none."""
+    names = column.combine_chunks()
+    table = np.array([numbers.get(name, -1) for name in names.dictionary.to_pylist()], np.int64)
+    found: NDArray[np.int64] = table[names.indices.to_numpy()]
+    return found
 
 
 def reject(regions: pa.Table, stage: str, reason: str | pa.Array, detail: str | pa.Array) -> pa.Table:

@@ -21,7 +21,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from etl import store
-from etl.frames import REJECTED
+from etl.frames import REJECTED, numbers_by_name
 from etl.pixels import geometry
 from etl.quality import nearby
 from etl.results import Committed, by_batch, open_part, read
@@ -118,18 +118,10 @@ def _code(case: int, axis: int, index: int) -> int:
 
 def _codes(table: pa.Table, number: dict[str, int]) -> NDArray[np.int64]:
     """One number for each (case, axis, index); -1 where the case is none of these."""
-    case, axis = (
-        np.array([numbers.get(name, -1) for name in names], np.int64)[at]
-        for (names, at), numbers in zip((_named(table, "case"), _named(table, "axis")),
-                                        (number, {name: n for n, name in enumerate(AXES)}), strict=True)
-    )  # fmt: skip
+    case = numbers_by_name(table["case"], number)
+    axis = numbers_by_name(table["axis"], {name: n for n, name in enumerate(AXES)})
     index = table["slice_index"].to_numpy().astype(np.int64)
     return np.where(case < 0, -1, case << CASE_BITS | axis << AXIS_BITS | index)
-
-
-def _named(table: pa.Table, name: str) -> tuple[list[str], NDArray[np.int32]]:
-    column = table[name].combine_chunks()
-    return column.dictionary.to_pylist(), column.indices.to_numpy()
 
 
 def noted(folder: Path, key: str, make: Callable[[], Images]) -> str:

@@ -37,7 +37,7 @@ CASE_BYTES = 120
 HASH_DIGITS = 16
 PNG_LIMIT = 100_000
 MARK = "stats.json"  # written last
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True, slots=True)

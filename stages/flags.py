@@ -52,11 +52,10 @@ def flags(
     """What is to be said of a source whose `kept` regions came through all stages."""
     found, modality = Flags(), work.manifest.modality
     for facts in (image for result in results for image in result.images):
-        for name, evidence in checks.of_image(facts["seen"], modality):
+        for name, evidence in checks.of_image(facts["seen"]):
             found.cases[facts["case"]].setdefault(name, evidence)
     regions = plain(regions_of("validate", work, options))
-    label_of = {raw: m.label for raw, m in names.mapping.items() if m.status == "approved"}
-    regions["label"] = regions["raw_label"].map(label_of)
+    regions["label"] = regions["raw_label"].map(names.labels())
     several = work.manifest.components
     regions["several"] = True if several == "all" else regions["raw_label"].isin(several)
     labelled = regions[regions["label"].notna()]

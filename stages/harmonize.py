@@ -14,11 +14,12 @@ def verdict(raw: str, mapping: Map[str, Mapping], accept_proposed: bool) -> tupl
     entry = mapping.get(raw)
     if entry is None:
         return None, "unapproved_label", f"'{raw}' has no entry in the label map"
-    if entry.status == "rejected" or (entry.status == "approved" and entry.label is None):
-        return None, "rejected_label", entry.why or "rejected in the label map"
-    if entry.status == "approved" or (accept_proposed and entry.label is not None):
-        return entry.label, None, ""
-    return None, "unapproved_label", f"'{raw}' -> '{entry.label}' is only proposed"
+    label = entry.used(accept_proposed=accept_proposed)
+    if label is not None:
+        return label, None, ""
+    if entry.status == "proposed":
+        return None, "unapproved_label", f"'{raw}' -> '{entry.label}' is only proposed"
+    return None, "rejected_label", entry.why or "rejected in the label map"
 
 
 def process(regions: pa.Table, mapping: Map[str, Mapping], accept_proposed: bool) -> tuple[pa.Table, pa.Table]:

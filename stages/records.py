@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from etl.frames import numbers_by_name
 from etl.labels.maps import Mapping, Ontology
 from etl.manifests.manifest import Manifest
 from etl.pixels import geometry
@@ -44,10 +45,14 @@ class Naming:
         named = {raw: m.label for raw, m in self.mapping.items() if m.label and m.status != "rejected"}
         return {raw: self.ontology.labels[label].id for raw, label in named.items()}
 
+    def labels(self) -> dict[str, str]:
+        """Raw label -> label, of the entries that reach the dataset."""
+        found = ((raw, m.used(accept_proposed=self.accept_proposed)) for raw, m in self.mapping.items())
+        return {raw: label for raw, label in found if label is not None}
+
     def used(self) -> dict[str, int]:
         """Raw label -> label id, of the entries that reach the dataset."""
-        status = {raw: m.status for raw, m in self.mapping.items()}
-        return {raw: n for raw, n in self.ids().items() if self.accept_proposed or status[raw] == "approved"}
+        return {raw: self.ontology.labels[label].id for raw, label in self.labels().items()}
 
     @property
     def width(self) -> int:
@@ -160,21 +165,13 @@ class _Places:
 
     def codes(self, table: pa.Table) -> Ints:
         """The number of each row's slice; -1 if its case is none of these."""
-        case, axis = (_numbers(table[name], numbers) for name, numbers in (("case", self._cases), ("axis", self._axes)))
+        case, axis = numbers_by_name(table["case"], self._cases), numbers_by_name(table["axis"], self._axes)
         index = self._rank[np.where(case < 0, 0, array(table, "slice_index"))]
         return np.where(case < 0, -1, (case << 40) | (axis << 32) | index)
 
     def codes_of(self, slices: Iterable[Slice]) -> list[int]:
         """The numbers of these slices."""
         return [(self._cases[c] << 40) | (self._axes[a] << 32) | int(self._rank[i]) for c, a, i in slices]
-
-
-def _numbers(column: pa.ChunkedArray, numbers: dict[str, int]) -> Ints:
-    """The number of each name; -1 for others."""
-    names = column.combine_chunks()
-    table = np.array([numbers.get(name, -1) for name in names.dictionary.to_pylist()], np.int64)
-    found: Ints = table[names.indices.to_numpy()]
-    return found
 
 
 def _rank(regions: pa.Table) -> Ints:
@@ -215,7 +212,7 @@ class _Labels:
 
     @staticmethod
     def of(found: pa.Table, code: Ints, images: Ints, kept: Ints, naming: Naming) -> _Labels:
-        label = _numbers(found["raw_label"], naming.ids())
+        label = numbers_by_name(found["raw_label"], naming.ids())
         place = np.minimum(np.searchsorted(images, code), max(len(images) - 1, 0))
         use = (label >= 0) & (images[place] == code) if len(images) else np.zeros(len(code), bool)
         whole = np.isin(_ids(found), kept)
@@ -236,7 +233,7 @@ def _shown(regions: pa.Table, image: Ints, count: int, naming: Naming) -> Flags:
     """The labels of the regions of each of `count` images; whatever the manifest says, these were annotated."""
     flags = np.zeros((count, naming.width), bool)
     numbers = {name: label.id for name, label in naming.ontology.labels.items()}
-    flags[image, _numbers(regions["label"], numbers)] = True
+    flags[image, numbers_by_name(regions["label"], numbers)] = True
     return flags
 
 
@@ -244,7 +241,7 @@ def _images(
     here: pa.Table, cases: _Cases, labels: tuple[Flags, Flags], shown: Flags, manifest: Manifest
 ) -> pa.Table:
     """The images of a page but for their pixels; `here` is a region of each."""
-    case = _numbers(here["case"], cases.number)
+    case = numbers_by_name(here["case"], cases.number)
     present, partial = labels
     annotated = cases.annotated[case] | shown
     lost = cases.lost[case] & annotated
@@ -285,9 +282,9 @@ def _regions(
     key = keys.combine_chunks().take(pa.array(image))
     columns = {
         **{name: regions[name] for name in regions.column_names},
-        "image": pa.array(image), "label_id": pa.array(_numbers(regions["label"], numbers)), "rle": rle,
+        "image": pa.array(image), "label_id": pa.array(numbers_by_name(regions["label"], numbers)), "rle": rle,
         "key": joined(key, "/", raw.cast(pa.string()), "/", regions["n"].combine_chunks().cast(pa.string())),
-        "derived": pa.array(_numbers(regions["raw_label"], dict.fromkeys(manifest.derive, 1)) > 0),
+        "derived": pa.array(numbers_by_name(regions["raw_label"], dict.fromkeys(manifest.derive, 1)) > 0),
     }  # fmt: skip
     return pa.table([columns[name] for name in REGIONS.names], names=REGIONS.names).cast(REGIONS)
 

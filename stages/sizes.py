@@ -52,7 +52,7 @@ class Sizes:
     ) -> None:
         """Enters one source: its regions `kept` by the stages, less those `selection` leaves out."""
         found, kept = plain(regions_of("validate", work, options)), plain(kept)
-        label_of = {raw: m.label for raw, m in names.mapping.items() if m.status == "approved" and m.label}
+        label_of = names.labels()
         found["label"] = [label_of.get(raw, raw) for raw in found["raw_label"]]
         out = pd.MultiIndex.from_frame(kept[["case", "axis", "slice_index"]]).isin(list(selection.left_out))
         used = kept[~out]

@@ -8,6 +8,9 @@ import nibabel as nib
 import numpy as np
 from PIL import Image
 from program import PROGRAM
+from typer.testing import CliRunner
+
+from etl.cli import app
 
 
 def test_decode_writes_canonical_volumes_and_pictures(tmp_path: Path) -> None:
@@ -40,3 +43,10 @@ def test_locate_leads_to_the_voxels_of_the_mask(tmp_path: Path) -> None:
     low, high = place["voxel_box"]
     assert all(0 <= a <= b < n for a, b, n in zip(low, high, image.shape, strict=True))
     np.testing.assert_allclose(nib.affines.apply_affine(image.affine, low), place["patient_box_mm"][0], atol=1e-3)
+
+
+def test_answers_and_reports_take_published_numbers_by_the_same_option() -> None:
+    for command in ("vqa", "report"):
+        told = CliRunner().invoke(app, ["downstream", command, "--help"]).output
+        assert "--published" in told
+        assert "--more" not in told

@@ -138,3 +138,14 @@ def test_a_label_that_lost_an_object_is_not_exhaustive(bench: Bench) -> None:
               json.loads((bench.folder / f"out/dataset/annotations/{split}.labels.json").read_text())["images"]]
     known = {i["case"]: (i["neg_category_ids"], i["not_exhaustive_category_ids"]) for i in images}
     assert known == {"good": ([colon], []), "torn": ([colon], [polyp]), "gone": ([], [])}
+
+
+def test_the_ledger_counts_accepted_proposals_under_their_label(bench: Bench) -> None:
+    bench.source("toy", {"a": mask(slice(2, 30), slice(2, 30))}, {1: "Milz"})
+    entries = {"Milz": {"label": "spleen", "status": "proposed", "by": "offline:names"}}
+    (bench.folder / "label_maps/sources/toy.yaml").write_text(yaml.safe_dump({"source": "toy", "labels": entries}))
+    done = bench.run("build", "--accept-proposed")
+    assert done.returncode == 0, done.stderr
+    (row,) = json.loads((bench.folder / "out/dataset/stats.json").read_text())["ledger"]
+    told = {name: row[name] for name in ("label", "found", "too_small", "not_named", "left_out", "kept")}
+    assert told == {"label": "spleen", "found": 1, "too_small": 0, "not_named": 0, "left_out": 0, "kept": 1}

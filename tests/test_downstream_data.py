@@ -17,7 +17,6 @@ from etl.cli import app
 from etl.errors import Failure, UsageError
 from glip.downstream import arms, inject, mlrg
 from glip.downstream.datasets import read_report_dataset, read_vqa_dataset
-from glip.downstream.inject import TextForm
 from glip.downstream.items import Question, Region, read_items, write_items
 from glip.downstream.read_slake import box_of, box_reading, slake_masks
 
@@ -282,7 +281,6 @@ def test_regions_as_text_have_one_form() -> None:
     assert inject.as_text([LIVER, SPLEEN], (100, 80)) == (
         "Detected regions: liver [0.10, 0.25, 0.40, 0.75] (0.91); spleen [0.60, 0.25, 0.80, 0.50] (0.50)."
     )
-    assert inject.as_text([LIVER], (100, 80), TextForm(decimals=1)).startswith("Detected regions: liver [0.1, 0.2,")
     assert inject.as_text([], (100, 80)) == ""
     assert inject.with_text("Why?", [], (100, 80)) == "Why?"
 
@@ -290,7 +288,7 @@ def test_regions_as_text_have_one_form() -> None:
 @given(st.lists(st.floats(0, 1), max_size=40), st.integers(8, 200))
 def test_the_sentence_keeps_to_its_budget_best_first(scores: list[float], budget: int) -> None:
     regions = arms.ordered([Region(f"organ {n}", (0, 0, 5, 5), s) for n, s in enumerate(scores)])
-    text = inject.as_text(regions, (10, 10), TextForm(budget=budget, most=100))
+    text = inject.as_text(regions, (10, 10), budget)
     assert inject.length(text) <= budget
     shown = [r.phrase for r in regions if f"{r.phrase} [" in text]
     assert shown == [r.phrase for r in regions][: len(shown)]

@@ -237,5 +237,5 @@ def test_diff_of_git_revisions(built: Path, tmp_path: Path, monkeypatch: pytest.
 def test_no_stage_and_no_other_command_reaches_the_client() -> None:
     code = "import sys, pkgutil, importlib, stages, etl.cli\n"
     code += "[importlib.import_module(f'stages.{m.name}') for m in pkgutil.iter_modules(stages.__path__)]\n"
-    code += "assert not {'openai', 'wordllama', 'etl.labels.votes'} & set(sys.modules)"
+    code += "assert not {'openai', 'wordllama', 'etl.labels.choose'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

@@ -18,12 +18,13 @@ from typer.testing import CliRunner
 
 from etl.cli import app
 from etl.docs import pages
+from etl.kinds import Layer
 from etl.labels.maps import load_ontology
 from etl.manifests.load import load_manifest, load_manifests
 from etl.manifests.manifest import Manifest
-from etl.sources.listing import summary
+from etl.sources.catalogue import summary
 from etl.sources.proposal import propose
-from etl.sources.sidedness import side, twin
+from etl.sources.sidedness import places, twin
 
 ROOT = Path(__file__).resolve().parents[1]
 REAL = Path(os.environ.get("MEDGLIP_TEST_DATA", ROOT.parent / "shared" / "data"))
@@ -146,10 +147,11 @@ def test_a_group_is_one_document(clinic: Path) -> None:
     assert [r["slug"] for r in report["sources"]] == ["clinic_ct", "clinic_more"]
 
 
-@pytest.mark.parametrize(("raw", "expected"), [("kidney_left", "left"), ("Lung_R", "right"), ("liver", None),
-                                               ("left and right lung", None), ("OpticNrv_L", "left")])  # fmt: skip
-def test_the_side_of_a_label(raw: str, expected: str | None) -> None:
-    assert side(raw) == expected
+@pytest.mark.parametrize(("raw", "sided"), [("kidney_left", True), ("Lung_R", True), ("liver", False), ("L5", False),
+                                            ("left and right lung", False), ("OpticNrv_L", True),
+                                            ("vertebrae_L4", False), ("T12/L1", False)])  # fmt: skip
+def test_labels_that_name_a_side(raw: str, sided: bool) -> None:
+    assert bool(places([Layer(np.ones((2, 2, 2), np.uint8), {1: raw})])) == sided
 
 
 def test_the_twin_of_a_label() -> None:

@@ -29,9 +29,8 @@ for command in (
 ):  # fmt: skip
     app.command()(command)
 sources.app.command("fetch")(fetch.sources_fetch)
-for name, group in (("sources", sources.app), ("labels", labels.labels_app), ("experiment", experiment.experiment_app),
-                    ("downstream", downstream.downstream_app)):  # fmt: skip
-    app.add_typer(group, name=name)
+for name, topic in (("sources", sources), ("labels", labels), ("experiment", experiment), ("downstream", downstream)):
+    app.add_typer(topic.app, name=name)
 
 if __name__ == "__main__":
     app()

@@ -8,11 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
-from etl.errors import MedglipError, UsageError
+from etl.errors import Failure, MedglipError, UsageError
 from etl.objects import place
 
 BUNDLED = Path(__file__).resolve().parents[2]
-
 
 
 def placed(text: str | Path) -> Path:
@@ -78,3 +77,13 @@ def named(known: dict[str, Any], wanted: list[str] | None) -> list[Any]:
         if not any(name in (m.slug, m.group) for m in found):
             raise UsageError(f"no source or group '{name}'; `medglip-etl sources list` shows them")
     return found
+
+
+def require_torch() -> None:
+    """Failure with the way out where the packages of the model are missing."""
+    try:
+        import torch  # noqa: F401
+        import transformers  # noqa: F401
+    except ImportError as error:
+        hint = "pip install 'medglip-etl[train]'"
+        raise Failure(f"the model needs more packages ({error.name} is missing): {hint}") from error

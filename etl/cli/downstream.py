@@ -7,10 +7,10 @@ from typing import Annotated, Any
 
 import typer
 
-from etl.cli.common import AsJson, told
+from etl.cli.common import AsJson, require_torch, told
 from etl.errors import Failure, UsageError
 
-downstream_app = typer.Typer(no_args_is_help=True, help="VQA and reports with and without found regions.")
+app = typer.Typer(no_args_is_help=True, help="VQA and reports with and without found regions.")
 RETRIES = 4
 """Of a request that failed on the way, before its question is given up for this run."""
 Data = Annotated[Path, typer.Argument(help="Folder that the dataset unpacks to (or its annotation file).")]
@@ -21,7 +21,8 @@ OutDir = Annotated[Path, typer.Option("--out", help="Folder for tables, figure a
 Threshold = Annotated[float, typer.Option(min=0, max=1, help="Found regions below are left out.")]
 Seed = Annotated[int, typer.Option(min=0, help="Of shuffling, training and resamples.")]
 Bootstrap = Annotated[int, typer.Option(min=0, help="Resamples of the images for the intervals; 0: none.")]
-Published = Annotated[Path | None, typer.Option(help="CSV with more published numbers to show beside one's own.")]
+Published = Annotated[Path | None, typer.Option(
+    "--published", help="CSV with more published numbers to show beside one's own.")]  # fmt: skip
 Limit = Annotated[int | None, typer.Option(min=1, help="Only so many test items.")]
 Epochs = Annotated[int, typer.Option(min=1, help="Of the small models.")]
 Width = Annotated[int, typer.Option(min=16, help="Of the tokens of the small models; a multiple of 16.")]
@@ -31,7 +32,7 @@ Form = Annotated[str, typer.Option(help="How regions are shown: text, drawn or c
 Features = Annotated[bool, typer.Option("--expert-features", help="See the bundle's feature maps, not pixels.")]
 
 
-@downstream_app.command()
+@app.command()
 @told
 def vqa(
     data: Data,
@@ -54,7 +55,7 @@ def vqa(
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for an answer.")] = 60,
     seed: Seed = 0,
     bootstrap: Bootstrap = 1000,
-    more: Annotated[Path | None, typer.Option("--published", help="CSV with more published numbers.")] = None,
+    more: Published = None,
     as_json: AsJson = False,
 ) -> None:
     """Questions answered in the arms none, predicted, reference and shuffled; Figure 6 of the paper for this run.
@@ -63,7 +64,6 @@ def vqa(
     """
     from glip.downstream import experiment, figures, run
     from glip.downstream.datasets import read_vqa_dataset
-    from glip.downstream.inject import TextForm
     from glip.downstream.paired import Bootstrap as Resampling
 
     _form(form)
@@ -85,7 +85,7 @@ def vqa(
         texts = run.by_baseline(train, tested, arms, views, _training(epochs, width, threads, seed), tell=_tell)
         settings |= {"epochs": epochs, "width": width, "expert_features": expert_features}
     else:
-        shown = run.Shown(folder, sizes, form, TextForm(budget=budget))
+        shown = run.Shown(folder, sizes, form, budget)
         asker = _asker(by, out, timeout)
         texts, refused = run.by_endpoint(tested, arms, asker, shown, workers=workers, tell=_tell)
         settings |= {"form": form, "budget": budget}
@@ -95,7 +95,7 @@ def vqa(
     _finish(outcome, published, out, as_json)
 
 
-@downstream_app.command()
+@app.command()
 @told
 def report(
     data: Data,
@@ -154,7 +154,7 @@ def report(
     _finish(outcome, published, out, as_json)
 
 
-@downstream_app.command()
+@app.command()
 @told
 def inject(
     data: Data,
@@ -176,7 +176,7 @@ def inject(
     from etl.store import write_bytes
     from glip.downstream import arms as arm_rules
     from glip.downstream.datasets import read_vqa_dataset
-    from glip.downstream.inject import TextForm, write_arm
+    from glip.downstream.inject import write_arm
 
     _form(form)
     items, folder = read_vqa_dataset(dataset, data, images)
@@ -184,11 +184,11 @@ def inject(
     sizes, arms = _arms(kept, folder, (found, bundle), threshold, seed)
     for arm in arms:
         write_bytes(out / f"{arm.name}.regions.json", arm_rules.to_json(arm).encode())
-        write_arm(out, arm, kept, folder, sizes, form, TextForm(budget=budget))
+        write_arm(out, arm, kept, folder, sizes, form, budget)
     print(json.dumps({"items": len(kept), "arms": arm_rules.summary(arms)}))
 
 
-@downstream_app.command()
+@app.command()
 @told
 def mlrg(
     annotation: Annotated[Path, typer.Argument(help="MLRG's study-level JSON.")],
@@ -220,7 +220,7 @@ def mlrg(
     print(json.dumps({"studies_with_regions": written, "regions": arm_rules.summary([arms[arm]])[arm]}))
 
 
-@downstream_app.command()
+@app.command()
 @told
 def score(
     results: Annotated[Path, typer.Argument(help="MLRG's result file: dicom_id, labels, report.")],
@@ -271,8 +271,6 @@ def _features(wanted: bool, bundle: Path | None) -> Path | None:
 def _training(epochs: int, width: int, threads: int, seed: int) -> Any:
     if width % 16:
         raise UsageError(f"--width {width}: it is a multiple of 16")
-    from etl.cli.train import require_torch
-
     require_torch()
     from glip.downstream.training import Training
 
@@ -287,8 +285,6 @@ def _asker(model: str, out: Path, timeout: float) -> Any:
 
 
 def _region_features(bundle: Path, folder: Path, items: Any, arm: Any, sizes: Any) -> dict[str, Any]:
-    from etl.cli.train import require_torch
-
     require_torch()
     from glip.downstream.features import expert_maps, region_features
 

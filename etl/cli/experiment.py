@@ -8,8 +8,7 @@ from typing import Annotated, Any
 import typer
 import typer.core
 
-from etl.cli.common import BUNDLED, AsJson, told
-from etl.cli.train import require_torch
+from etl.cli.common import BUNDLED, AsJson, require_torch, told
 from etl.errors import Failure, UsageError
 
 Data = Annotated[Path, typer.Argument(help="A built dataset (the --out of `build`).")]
@@ -63,13 +62,13 @@ class _Default(typer.core.TyperGroup):
         return super().parse_args(ctx, args if not args or args[0] in known else ["run", *args])
 
 
-experiment_app = typer.Typer(cls=_Default, no_args_is_help=True, help="""The paper's experiment: models, trained on
+app = typer.Typer(cls=_Default, no_args_is_help=True, help="""The paper's experiment: models, trained on
     parts of a dataset, tested and compared. `experiment PROTOCOL --data OUT --out DIR` runs what is missing.
 
     Example: medglip-etl experiment paper --data out --out results""")  # fmt: skip
 
 
-@experiment_app.command("run")
+@app.command("run")
 @told
 def run(
     protocol: Annotated[str, typer.Argument(help="A YAML file, or a bundled protocol: paper, drawn, samples.")],
@@ -105,7 +104,7 @@ def _part(text: str) -> tuple[int, int]:
     return int(number), int(count)
 
 
-@experiment_app.command("verify")
+@app.command("verify")
 @told
 def verify(
     out: Annotated[Path, typer.Argument(help="The --out of an experiment.")],
@@ -128,7 +127,7 @@ def verify(
         print(f"{out}: scores and tables are what the predictions give")
 
 
-@experiment_app.command("draw")
+@app.command("draw")
 @told
 def draw(
     folder: Annotated[Path, typer.Argument(help="Where raw/, manifests/ and label_maps/ go.")],

@@ -14,7 +14,7 @@ import typer
 from etl.cli.common import BUNDLED, AsJson, Manifests, Maps, manifests_of, maps_of, named, told
 from etl.errors import Failure, UsageError
 
-labels_app = typer.Typer(no_args_is_help=True, help="The ontology and the label maps.")
+app = typer.Typer(no_args_is_help=True, help="The ontology and the label maps.")
 
 Models = Annotated[list[str] | None, typer.Option("--model", help="A model of the endpoint; several vote.")]
 Votes = Annotated[int, typer.Option(min=1, help="Answers asked of each model for each raw label.")]
@@ -34,7 +34,7 @@ def _entries(slugs: Iterable[str], extra: Path | None) -> dict[str, Any]:
     return {slug: load_label_map(slug, *maps_of(extra)) for slug in slugs}
 
 
-@labels_app.command("list")
+@app.command("list")
 @told
 def labels_list(label_maps: Maps = None, as_json: AsJson = False) -> None:
     """All labels with their category and body region.
@@ -58,19 +58,19 @@ def _row(ontology: Any, label: Any) -> dict[str, Any]:
     return row | {"body_region": region, "phrases": phrases(ontology)[label.name]}
 
 
-@labels_app.command("show")
+@app.command("show")
 @told
 def labels_show(label: str, label_maps: Maps = None, as_json: AsJson = False) -> None:
     """One label: its place, its names, its parts, and the raw labels that mean it.
 
     Example: medglip-etl labels show "inferior vena cava"
     """
-    from etl.labels.lint import names
+    from etl.labels.phrases import by_name
     from etl.labels.text import normal
     from etl.yamlfile import suggestion
 
     ontology = _ontology(label_maps)
-    name = label if label in ontology.labels else names(ontology).get(normal(label))
+    name = label if label in ontology.labels else by_name(ontology).get(normal(label))
     if name is None:
         near = suggestion(label, ontology.labels)
         raise UsageError(f"no label '{label}'{near}; `medglip-etl labels list` shows them")
@@ -93,7 +93,7 @@ def labels_show(label: str, label_maps: Maps = None, as_json: AsJson = False) ->
         print(f"  {raw['source']:28} {raw['raw_label']:40} {raw['status']} {raw['by'] or ''}")
 
 
-@labels_app.command("lint")
+@app.command("lint")
 @told
 def labels_lint(manifests: Manifests = None, label_maps: Maps = None, as_json: AsJson = False) -> None:
     """Check the ontology and all label maps against the manifests; exit 1 on any fault.
@@ -126,15 +126,15 @@ def _panel(models: list[str] | None, votes: int, cache: Path | None, timeout: fl
     if not models:
         return None
     from etl.endpoint import Cache
+    from etl.labels.choose import Chooser
     from etl.labels.suggest import Panel
-    from etl.labels.votes import Chooser
 
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     path = cache or home / "medglip-etl" / "labels.jsonl"
     return Panel(Chooser(Cache(path), timeout_s=timeout), tuple(models), votes)
 
 
-@labels_app.command("suggest")
+@app.command("suggest")
 @told
 def labels_suggest(
     source: Annotated[list[str], typer.Option("--source", help="A source or group; may be repeated.")],
@@ -223,9 +223,9 @@ def _summary(report: dict[str, Any], asked: bool) -> str:
     return "\n".join(lines)
 
 
-@labels_app.command("approve")
+@app.command("approve")
 @told
-def labels_approve(
+def approve(
     source: Annotated[str, typer.Option("--source", help="The source.")],
     by: Annotated[str, typer.Option("--by", help="The reviewer's name.")],
     raw_labels: Annotated[list[str] | None, typer.Argument(help="Raw labels; none: all that are proposed.")] = None,
@@ -252,7 +252,7 @@ def labels_approve(
           f"{len(found)} entries approved by {by} in {path}")
 
 
-@labels_app.command("diff")
+@app.command("diff")
 @told
 def labels_diff(
     before: Annotated[str, typer.Argument(help="A git revision, BASE..HEAD, or a label_maps folder.")],
@@ -274,7 +274,7 @@ def labels_diff(
     with ExitStack() as stack:
         bundled = BUNDLED / "label_maps"
         one, other = (label_diff.state(_side(side, stack) if side else bundled, bundled) for side in (before, after))
-    found = label_diff.changes(one, other)
+    found = list(label_diff.changes(one, other))
     numbers = label_diff.moved(found, dataset, crops) if dataset else {}
     if as_json:
         print(json.dumps({"changes": label_diff.rows(found, numbers)}))
@@ -291,7 +291,7 @@ def _side(name: str, stack: ExitStack) -> Path:
     return label_diff.checkout(name, BUNDLED, Path(stack.enter_context(tempfile.TemporaryDirectory())))
 
 
-@labels_app.command("evaluate")
+@app.command("evaluate")
 @told
 def labels_evaluate(
     model: Models = None,

@@ -31,7 +31,7 @@ def list_sources(
 
     Example: medglip-etl sources list --modality ct --redistribution allowed --json
     """
-    from etl.sources.listing import fitting, summary
+    from etl.sources.catalogue import fitting, summary
 
     wanted = {"modality": modality, "body_region": body_region, "access": access, "license": license_,
               "redistribution": redistribution, "status": status}  # fmt: skip

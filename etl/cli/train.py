@@ -8,22 +8,12 @@ from typing import Annotated, Any
 
 import typer
 
-from etl.cli.common import told
+from etl.cli.common import require_torch, told
 from etl.errors import Failure, UsageError
 
 Bundle = Annotated[Path, typer.Option("--bundle", help="Folder of a trained model, as `train` leaves it.")]
 Modality = Annotated[str | None, typer.Option("--modality", help="ct, mri, ultrasound, xray, dermoscopy, …")]
 Device = Annotated[str, typer.Option(help="cpu or cuda.")]
-
-
-def require_torch() -> None:
-    """Failure with the way out where the packages of the model are missing."""
-    try:
-        import torch  # noqa: F401
-        import transformers  # noqa: F401
-    except ImportError as error:
-        hint = "pip install 'medglip-etl[train]'"
-        raise Failure(f"the model needs more packages ({error.name} is missing): {hint}") from error
 
 
 @told

@@ -7,7 +7,7 @@ from pathlib import Path
 from etl.docs.columns import TABLES
 from etl.docs.terms import licenses, redistribution
 from etl.manifests.load import load_manifests
-from etl.sources.listing import page
+from etl.sources.catalogue import page
 
 ROOT = Path(__file__).resolve().parents[2]
 

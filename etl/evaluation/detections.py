@@ -11,6 +11,7 @@ import orjson
 from numpy.typing import NDArray
 
 from etl.errors import UsageError
+from etl.store import sha256
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -100,7 +101,7 @@ def read_dataset(out: Path, split: str, level: str) -> Truth:
 
 def fingerprint(paths: Iterable[Path]) -> str:
     """One SHA-256 of several files: their names and contents."""
-    parts = [f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}\n" for path in paths]
+    parts = [f"{path.name} {sha256(path)}\n" for path in paths]
     return hashlib.sha256("".join(parts).encode()).hexdigest()
 
 

@@ -15,8 +15,8 @@ import orjson
 from etl.evaluation import failures
 from etl.evaluation.detections import Truth
 from etl.evaluation.lineplot import line_plot
-from etl.evaluation.precision import AT_50, AT_75, METRICS, RECALLS, Floats, Ranked, curves
-from etl.evaluation.scores import Evaluation, Group
+from etl.evaluation.precision import AT_50, AT_75, METRICS, RECALLS, Floats, curves
+from etl.evaluation.scores import Evaluation
 from etl.markdown import table as pipes
 from etl.store import write_bytes
 
@@ -70,7 +70,9 @@ def _curves(evaluation: Evaluation) -> list[Curve]:
     lines: list[Curve] = []
     known: dict[int, Floats] = {}
     for group in evaluation.groups:
-        mine = known.setdefault(id(group.images), _precision(evaluation.table, group))[group.categories]
+        if id(group.images) not in known:
+            known[id(group.images)] = curves(evaluation.table.within(group.images), group.images.astype(np.int64))
+        mine = known[id(group.images)][group.categories]
         mine = mine[~np.isnan(mine[:, 0, 0])]
         if not len(mine):
             continue
@@ -78,10 +80,6 @@ def _curves(evaluation: Evaluation) -> list[Curve]:
         drawn = (("IoU 0.50", mean[AT_50]), ("IoU 0.75", mean[AT_75]), ("IoU 0.50:0.95", mean.mean(axis=0)))
         lines += [(group.by, group.name, line, values) for line, values in drawn]
     return lines
-
-
-def _precision(table: Ranked, group: Group) -> Floats:
-    return curves(table.within(group.images), group.images.astype(np.int64))
 
 
 def _sheets(evaluation: Evaluation, pictures: failures.Pictures | None) -> list[tuple[str, bytes]]:

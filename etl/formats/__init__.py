@@ -103,28 +103,28 @@ def _without_geometry(array: Array) -> Raster:
     return Raster(array, STACK_AFFINE.copy())
 
 
-def read_pages(path: Path, limit: int = MAX_BYTES) -> list[Array]:
+def read_pages(path: Path) -> list[Array]:
     """The pages of a TIFF or GIF, each (rows, columns) or (rows, columns, 3)."""
     _require_picture(path)
-    return pictures.read_pages(path, limit)
+    return pictures.read_pages(path)
 
 
-def read_indexed(path: Path, limit: int = MAX_BYTES) -> Array:
+def read_indexed(path: Path) -> Array:
     """Label values (rows, columns) of a picture: palette indices, or grey values."""
     _require_picture(path)
-    return pictures.read_indexed(path, limit)
+    return pictures.read_indexed(path)
 
 
-def read_grey(path: Path, limit: int = MAX_BYTES) -> Array:
+def read_grey(path: Path) -> Array:
     """Grey values (rows, columns) of a picture, to compare with a threshold."""
     _require_picture(path)
-    return pictures.read_grey(path, limit)
+    return pictures.read_grey(path)
 
 
-def read_colors(path: Path, limit: int = MAX_BYTES) -> Array:
+def read_colors(path: Path) -> Array:
     """Colours (rows, columns, 3), uint8, of a picture."""
     _require_picture(path)
-    return pictures.read_colors(path, limit)
+    return pictures.read_colors(path)
 
 
 def _require_picture(path: Path) -> None:

@@ -51,7 +51,7 @@ def read(path: Path, limit: int = MAX_BYTES) -> Raster:
     return Raster(array, affine, spacing_of(affine, array.ndim))
 
 
-def read_segments(path: Path, limit: int = MAX_BYTES) -> tuple[Raster, tuple[Segment, ...]] | None:
+def read_segments(path: Path) -> tuple[Raster, tuple[Segment, ...]] | None:
     """A segmentation of 3D Slicer (`.seg.nrrd`): array [i, j, k, layer] and its segments; None for another file."""
     with path.open("rb") as stream:
         if b"_LabelValue:=" not in stream.read(HEADER_BYTES):
@@ -60,7 +60,7 @@ def read_segments(path: Path, limit: int = MAX_BYTES) -> tuple[Raster, tuple[Seg
     reader.SetFileName(str(path))
     try:
         reader.ReadImageInformation()
-        check_size(path, (*reader.GetSize(), reader.GetNumberOfComponents()), 1, limit)
+        check_size(path, (*reader.GetSize(), reader.GetNumberOfComponents()), 1, MAX_BYTES)
         segments = _named(reader)
         image = reader.Execute()
     except (RuntimeError, ValueError) as error:

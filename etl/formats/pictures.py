@@ -29,28 +29,31 @@ warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 @contextmanager
-def _opened(path: Path, limit: int) -> Iterator[Image.Image]:
-    """The first frame, decoded, EXIF orientation applied; every failure as an ItemError."""
+def _faults(path: Path) -> Iterator[None]:
+    """Every failure to decode a file as an ItemError."""
     try:
-        with _plain(path) as source, Image.open(source, formats=FORMATS) as image:
-            size = check_size(path, (image.height, image.width), _width(image), min(limit, MAX_PICTURE_BYTES))
-            if image.format == "PNG" and source is path:
-                check_packed(path, size // 8, path.stat().st_size)  # a pixel may be one bit
-            image.load()
-            picture_format = image.format
-            turned = ImageOps.exif_transpose(image)
-            turned.format = picture_format
-            yield turned
+        yield
     except ItemError:
         raise
     except Image.DecompressionBombError as error:
-        raise _too_large(path) from error
+        detail = f"{path.name}: more pixels than the limit is for pictures, {MAX_PICTURE_BYTES}"
+        raise ItemError("too_large", detail) from error
     except Exception as error:  # decoders of damaged files raise anything
         raise unreadable(path, error) from error
 
 
-def _too_large(path: Path) -> ItemError:
-    return ItemError("too_large", f"{path.name}: more pixels than the limit is for pictures, {MAX_PICTURE_BYTES}")
+@contextmanager
+def _opened(path: Path, limit: int = MAX_PICTURE_BYTES) -> Iterator[Image.Image]:
+    """The first frame, decoded, EXIF orientation applied; every failure as an ItemError."""
+    with _faults(path), _plain(path) as source, Image.open(source, formats=FORMATS) as image:
+        size = check_size(path, (image.height, image.width), _width(image), min(limit, MAX_PICTURE_BYTES))
+        if image.format == "PNG" and source is path:
+            check_packed(path, size // 8, path.stat().st_size)  # a pixel may be one bit
+        image.load()
+        picture_format = image.format
+        turned = ImageOps.exif_transpose(image)
+        turned.format = picture_format
+        yield turned
 
 
 def read(path: Path, limit: int = MAX_BYTES) -> Array:
@@ -63,30 +66,26 @@ def read(path: Path, limit: int = MAX_BYTES) -> Array:
         with _opened(path, limit) as image:
             return _values(image)
     except ItemError as error:
-        if not _is_tiff(path) or error.reason != "unreadable":
-            raise
-        return _single(path, _tiff_pages(path, limit))
+        return _as_tiff(path, error, limit)
 
 
-def read_indexed(path: Path, limit: int = MAX_BYTES) -> Array:
+def read_indexed(path: Path) -> Array:
     """Label values (rows, columns): palette indices, one bit as 0 and 1, equal channels as grey."""
     _refuse_pages(path)
     try:
-        with _opened(path, limit) as image:
+        with _opened(path) as image:
             if image.mode in ("P", "PA", "1"):
                 return np.asarray(image.getchannel(0) if image.mode == "PA" else image).astype(np.uint8)
             array = _values(image)
     except ItemError as error:
-        if not _is_tiff(path) or error.reason != "unreadable":
-            raise
-        array = _single(path, _tiff_pages(path, limit))
+        array = _as_tiff(path, error)
     grey = _equal_channels(array)
     if grey is None:
         raise ItemError("unsupported", f"{path.name}: a colour picture has no label values")
     return grey
 
 
-def read_grey(path: Path, limit: int = MAX_BYTES) -> Array:
+def read_grey(path: Path) -> Array:
     """Grey values (rows, columns) to compare with a threshold.
 
     A palette of greys gives greys, one of colours its indices. Colours give the brightest channel,
@@ -94,48 +93,39 @@ def read_grey(path: Path, limit: int = MAX_BYTES) -> Array:
     """
     _refuse_pages(path)
     try:
-        with _opened(path, limit) as image:
+        with _opened(path) as image:
             if image.format in ("JPEG", "MPO"):
                 return np.asarray(image.convert("L"))
             array, indices = _values(image), np.asarray(image) if image.mode == "P" else None
     except ItemError as error:
-        if not _is_tiff(path) or error.reason != "unreadable":
-            raise
-        array, indices = _single(path, _tiff_pages(path, limit)), None
+        array, indices = _as_tiff(path, error), None
     grey = _equal_channels(array)
     if grey is not None:
         return grey
     return np.asarray(array.max(axis=2)) if indices is None else indices
 
 
-def read_colors(path: Path, limit: int = MAX_BYTES) -> Array:
+def read_colors(path: Path) -> Array:
     """Colours (rows, columns, 3), uint8, of any 8-bit picture, alpha dropped."""
     _refuse_pages(path)
-    with _opened(path, limit) as image:
+    with _opened(path) as image:
         if image.mode in (*SIXTEEN_BITS, "I", "F"):
             raise ItemError("unsupported", f"{path.name}: no colours in a picture of mode {image.mode}")
         return np.asarray(image.convert("RGB"))
 
 
-def read_pages(path: Path, limit: int = MAX_BYTES) -> list[Array]:
+def read_pages(path: Path) -> list[Array]:
     """The pages of a TIFF or the frames of another picture, each (rows, columns) or (rows, columns, 3)."""
     if _is_tiff(path):
-        return _tiff_pages(path, limit)
-    try:
-        with _plain(path) as source, Image.open(source, formats=FORMATS) as image:
-            count = int(getattr(image, "n_frames", 1))
-            check_size(path, (count, image.height, image.width), _width(image), min(limit, MAX_PICTURE_BYTES))
-            pages = []
-            for number in range(count):
-                image.seek(number)
-                pages.append(_values(image.copy()))
-            return pages
-    except ItemError:
-        raise
-    except Image.DecompressionBombError as error:
-        raise _too_large(path) from error
-    except Exception as error:  # decoders of damaged files raise anything
-        raise unreadable(path, error) from error
+        return _tiff_pages(path)
+    with _faults(path), _plain(path) as source, Image.open(source, formats=FORMATS) as image:
+        count = int(getattr(image, "n_frames", 1))
+        check_size(path, (count, image.height, image.width), _width(image), MAX_PICTURE_BYTES)
+        pages = []
+        for number in range(count):
+            image.seek(number)
+            pages.append(_values(image.copy()))
+    return pages
 
 
 def _width(image: Image.Image) -> int:
@@ -190,18 +180,14 @@ def _equal_channels(array: Array) -> Array | None:
     return np.ascontiguousarray(first) if same else None
 
 
-def _tiff_pages(path: Path, limit: int) -> list[Array]:
-    try:
-        with _plain(path) as source, tifffile.TiffFile(source) as file:
-            pages = [page for page in _whole(file) if isinstance(page, tifffile.TiffPage)]
-            for page in pages:
-                width = page.dtype.itemsize if page.dtype else 1
-                check_size(path, (len(pages), *page.shape), width, min(limit, MAX_PICTURE_BYTES))
-            return [_tiff_values(path, page) for page in pages]
-    except ItemError:
-        raise
-    except Exception as error:  # decoders of damaged files raise anything
-        raise unreadable(path, error) from error
+def _tiff_pages(path: Path, limit: int = MAX_PICTURE_BYTES) -> list[Array]:
+    with _faults(path), _plain(path) as source, tifffile.TiffFile(source) as file:
+        pages = [page for page in _whole(file) if isinstance(page, tifffile.TiffPage)]
+        for page in pages:
+            width = page.dtype.itemsize if page.dtype else 1
+            check_size(path, (len(pages), *page.shape), width, min(limit, MAX_PICTURE_BYTES))
+        found = [_tiff_values(path, page) for page in pages]
+    return found
 
 
 def _whole(file: tifffile.TiffFile) -> Iterator[Any]:
@@ -233,7 +219,11 @@ def _tiff_values(path: Path, page: tifffile.TiffPage) -> Array:
     return np.ascontiguousarray(array[..., :3] if array.shape[2] > 2 else array[..., 0])
 
 
-def _single(path: Path, pages: list[Array]) -> Array:
+def _as_tiff(path: Path, error: ItemError, limit: int = MAX_PICTURE_BYTES) -> Array:
+    """The one page of a TIFF that Pillow cannot decode; raises the error that it gave for anything else."""
+    if not _is_tiff(path) or error.reason != "unreadable":
+        raise error
+    pages = _tiff_pages(path, limit)
     if len(pages) != 1:
         raise ItemError("unsupported", f"{path.name}: {len(pages)} pages")
     return pages[0]

@@ -144,5 +144,3 @@ def _same_grid(layer: Layer | Raster, part: Raster) -> bool:
     if layer.array.shape != part.array.shape or (layer.affine is None) != (part.affine is None):
         return False
     return layer.affine is None or part.affine is None or np.array_equal(layer.affine, part.affine)
-
-

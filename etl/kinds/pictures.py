@@ -132,5 +132,3 @@ def _pages(rule: "Rule", path: Path, labels: dict[str, str]) -> list[Layer]:
         layer.array[inside] = value
         (layer.undefined if name is None else layer.names)[value] = name or str(number)
     return list(layers.values())
-
-

@@ -180,8 +180,6 @@ def file_per_label(rule: "Rule", masks: Sequence[Mask], labels: dict[str, str], 
     return unite((text, name, (foreground(rule, path) for path in paths)) for (name, text), paths in groups.items())
 
 
-
-
 def bitfield(rule: "Rule", masks: Sequence[Mask], labels: dict[str, str], grid: Grid) -> list[Layer]:
     """Each bit, or each span of bits (``"a-b"``), is a label of its own; they may overlap."""
     return unite(_bit_groups([_bits(mask.path) for mask in masks], labels))

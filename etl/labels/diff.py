@@ -68,28 +68,21 @@ def checkout(revision: str, repository: Path, into: Path) -> Path:
     return into / "label_maps"
 
 
-def used(mapping: Mapping | None) -> str | None:
-    """The label under which the regions of a raw label reach the dataset."""
-    return mapping.label if mapping is not None and mapping.status == "approved" else None
-
-
-def changes(before: State, after: State) -> list[Change]:
+def changes(before: State, after: State) -> Iterator[Change]:
     """Raw labels whose label, category or status changed, by source and name."""
-    return list(_changes(before, after))
-
-
-def _changes(before: State, after: State) -> Iterator[Change]:
     for slug in sorted({*before.maps, *after.maps}):
         old, new = before.maps.get(slug, {}), after.maps.get(slug, {})
         for raw in sorted({*old, *new}):
             one, other = old.get(raw), new.get(raw)
-            categories = (_category(before.ontology, used(one)), _category(after.ontology, used(other)))
+            categories = (_category(before.ontology, one), _category(after.ontology, other))
             said = [(m.label, m.status) if m else None for m in (one, other)]
             if said[0] != said[1] or categories[0] != categories[1]:
                 yield Change(slug, raw, one, other, *categories)
 
 
-def _category(ontology: Ontology, label: str | None) -> str | None:
+def _category(ontology: Ontology, mapping: Mapping | None) -> str | None:
+    """The category under which the regions of a raw label reach the dataset."""
+    label = mapping.used() if mapping is not None else None
     return ontology.labels[label].category if label in ontology.labels else None
 
 
@@ -145,18 +138,13 @@ def _count(file: Any, group: int, counts: Map[tuple[str, str], Moved], crops: Pa
 
 
 def _example(file: Any, group: int, row: int, raw: str, folder: Path) -> str:
-    """The file name of a crop around the image's largest region of a raw label."""
+    """The file name, below a folder, of a crop around the image's largest region of a raw label."""
     table = file.read_row_group(group, columns=["image", "regions"]).slice(row, 1)
     image, regions = table.column("image")[0].as_py(), table.column("regions")[0].as_py()
     region = max((r for r in regions if r["raw_label"] == raw), key=lambda r: r["area"])
-    return _crop(image["bytes"], region["bbox"], folder, region["key"])
-
-
-def _crop(content: bytes, box: Sequence[float], folder: Path, key: str) -> str:
-    """A PNG of the region's box and its surroundings; returns the file's name."""
     folder.mkdir(parents=True, exist_ok=True)
-    name = quote(key, safe="") + ".png"
-    cropped(content, box).save(folder / name)
+    name = quote(region["key"], safe="") + ".png"
+    cropped(image["bytes"], region["bbox"]).save(folder / name)
     return name
 
 

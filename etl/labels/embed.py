@@ -33,7 +33,7 @@ class Embedder:
         logging.getLogger().setLevel(level)  # the package turns on INFO for everybody
         inside = Path(wordllama.__file__).parent  # weights and tokenizer lie in the package; nothing is downloaded
         self.model: Any = wordllama.WordLlama.load(cache_dir=inside, disable_download=True)
-        named = [(label.name, n) for label in ontology.labels.values() for n in (label.name, *label.synonyms)]
+        named = [(label.name, n) for label in ontology.labels.values() for n in label.names]
         self.labels = [label for label, _ in named]
         self.ontology = ontology
         self.vectors = self._embed([name for _, name in named])

@@ -75,7 +75,7 @@ def held_out(
             reviewed = {raw: m for raw, m in maps[slug].items() if m.status in ("approved", "rejected")}
             found = method(known, list(reviewed), label_match.context(manifests[slug]))
             for raw, mapping in reviewed.items():
-                yield Case(slug, raw, mapping.label if mapping.status == "approved" else None, found[raw])
+                yield Case(slug, raw, mapping.used(), found[raw])
 
 
 def score(ontology: Ontology, cases: list[Case]) -> dict[str, Any]:

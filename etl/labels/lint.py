@@ -14,6 +14,7 @@ from etl.errors import UsageError
 from etl.labels import file as label_file
 from etl.labels import text as label_text
 from etl.labels.maps import Label, Mapping, Ontology, load_label_map
+from etl.labels.phrases import by_name
 from etl.manifests.manifest import Manifest
 
 LABELS, CATEGORIES, BODY_REGIONS = 198, 38, 6
@@ -69,7 +70,7 @@ def load(ontology: Ontology, manifests: Map[str, Manifest], folders: Iterable[Pa
             entries[slug] = load_label_map(slug, *order)
         except UsageError as error:
             problems.append(Problem(str(paths[slug]), 1, "unreadable", str(error)))
-    return Maps(ontology, manifests, entries, ontology_path, paths, names(ontology)), problems
+    return Maps(ontology, manifests, entries, ontology_path, paths, by_name(ontology)), problems
 
 
 def lint(maps: Maps) -> list[Problem]:
@@ -116,7 +117,7 @@ def _synonym_faults(ontology: Ontology) -> Iterator[tuple[str, str, str]]:
     owners: dict[str, str] = {}
     for label in ontology.labels.values():
         mine: set[str] = set()
-        for name in (label.name, *label.synonyms):
+        for name in label.names:
             form = label_text.normal(name)
             if name.casefold() in mine:
                 yield label.name, "synonym-twice", f"'{label.name}' has the name '{name}' twice"
@@ -170,7 +171,7 @@ def _sources(maps: Maps) -> Iterator[Problem]:
         path = maps.paths[slug]
         for raw, rule, message in _source_faults(manifest, entries, maps):
             yield Problem(str(path), _line_of(path, raw), rule, message)
-        yield from _format(path, slug, entries)
+        yield from _format(path, entries)
 
 
 def _source_faults(
@@ -243,12 +244,6 @@ def _side_faults(raw: str, parts: list[str], mapping: Mapping, ontology: Ontolog
         yield "laterality", f"'{raw}' has no side, '{label.name}' is {label.laterality}: made up (or say why)"
 
 
-def names(ontology: Ontology) -> dict[str, str]:
-    """Normalised name or synonym → label."""
-    labels = ontology.labels.values()
-    return {label_text.normal(n): label.name for label in labels for n in (label.name, *label.synonyms)}
-
-
 def _wholes(name: str, ontology: Ontology) -> set[str]:
     """The labels that a label is part of, at any depth."""
     found: set[str] = set()
@@ -259,7 +254,7 @@ def _wholes(name: str, ontology: Ontology) -> set[str]:
     return found
 
 
-def _format(path: Path, slug: str, entries: Map[str, Mapping]) -> Iterator[Problem]:
+def _format(path: Path, entries: Map[str, Mapping]) -> Iterator[Problem]:
     text = path.read_text(encoding="utf-8")
     lines = text.splitlines()
     keys = [label_file.key(line) for line in lines]
@@ -288,8 +283,8 @@ def _context(maps: Maps) -> Iterator[Problem]:
     seen: dict[str, dict[str, list[tuple[str, str]]]] = defaultdict(lambda: defaultdict(list))
     for slug, entries in maps.entries.items():
         for raw, mapping in entries.items():
-            if mapping.label is not None and mapping.status == "approved":
-                seen[label_text.normal(raw)][mapping.label].append((slug, raw))
+            if (label := mapping.used()) is not None:
+                seen[label_text.normal(raw)][label].append((slug, raw))
     for form, meanings in seen.items():
         if len(meanings) < 2:
             continue
@@ -310,8 +305,8 @@ def _components(maps: Maps) -> Iterator[Problem]:
     for slug, manifest in maps.manifests.items():
         apart = _apart(manifest)
         for raw, mapping in maps.entries.get(slug, {}).items():
-            if mapping.label is not None and mapping.status == "approved":
-                (split if raw in apart else whole)[mapping.label].add(slug)
+            if (label := mapping.used()) is not None:
+                (split if raw in apart else whole)[label].add(slug)
     for name in sorted({*split} & {*whole} & {*maps.ontology.labels}):
         if maps.ontology.labels[name].components != "either":
             text = f"'{name}' is split into components by {_some(split[name])} and not by {_some(whole[name])}"

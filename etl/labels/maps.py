@@ -43,6 +43,11 @@ class Label(_Model):
     codes: dict[str, str] = Field(default_factory=dict)
     components: Literal["alike", "either"] = "alike"
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Its name, then its synonyms."""
+        return (self.name, *self.synonyms)
+
 
 class Mapping(_Model):
     """What a raw label is in the ontology; only `approved` reaches a dataset."""
@@ -58,6 +63,11 @@ class Mapping(_Model):
         if self.label is None and self.status != "rejected":
             raise ValueError(f"'{self.status}' needs a label; name one of the ontology or set status: rejected")
         return self
+
+    def used(self, *, accept_proposed: bool = False) -> str | None:
+        """The label under which the regions of the raw label reach a dataset; None if they do not."""
+        accepted = self.status == "approved" or (accept_proposed and self.status == "proposed")
+        return self.label if accepted else None
 
 
 @dataclass(frozen=True, slots=True)

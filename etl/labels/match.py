@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from etl.labels import text as label_text
 from etl.labels.maps import Mapping, Ontology
+from etl.labels.phrases import by_name
 from etl.manifests.manifest import Manifest
 
 _STEM = 5  # words that share so many letters are forms of one word: pancreas, pancreatic
@@ -90,15 +91,13 @@ def context(manifest: Manifest) -> Context:
 
 def matcher(ontology: Ontology, reviewed: Iterable[Map[str, Mapping]] = ()) -> Matcher:
     """A matcher that knows the ontology's names and every approved raw label of the reviewed maps."""
-    exact = {
-        label_text.normal(n): label.name for label in ontology.labels.values() for n in (label.name, *label.synonyms)
-    }
+    exact = by_name(ontology)
     memory: dict[str, Counter[str]] = defaultdict(Counter)
     for entries in reviewed:
         for raw, mapping in entries.items():
             bare = set(label_text.words(raw)) <= _BARE
-            if mapping.status == "approved" and mapping.label is not None and not bare:
-                memory[label_text.normal(raw)][mapping.label] += 1
+            if not bare and (label := mapping.used()) is not None:
+                memory[label_text.normal(raw)][label] += 1
     forms = [(label, _content(form)) for form, label in exact.items()]
     forms += [(label, _content(form)) for form, labels in memory.items() for label in labels]
     forms = sorted({(label, form) for label, form in forms if form}, key=lambda f: (f[0], sorted(f[1])))

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 
 from etl.errors import UsageError
 from etl.labels import match as label_match
+from etl.labels.choose import Answer, Chooser, Messages, Reply
 from etl.labels.maps import Mapping, Ontology, Status
 from etl.labels.match import Context, Matcher, Proposal
-from etl.labels.votes import Answer, Chooser, Messages, Reply
 
 NONE = "none of these"
 VERSION = "1"

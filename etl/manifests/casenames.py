@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import Generic, TypeVar
 
-from etl.manifests.manifest import Manifest
+from etl.manifests.manifest import Exclude, Manifest
 
 Said = TypeVar("Said")
 _SPAN = re.compile(r"(\d+)-(\d+)")
@@ -33,7 +33,7 @@ class ByName(Generic[Said]):
 
 def excluded(manifest: Manifest) -> ByName[str]:
     """Why a case as a whole is not used."""
-    return ByName({item.case: _why(item.why, item.link) for item in manifest.exclude if not item.labels})
+    return ByName({item.case: _why(item) for item in manifest.exclude if not item.labels})
 
 
 def faulty_labels(manifest: Manifest, case: str) -> dict[str, str]:
@@ -43,7 +43,7 @@ def faulty_labels(manifest: Manifest, case: str) -> dict[str, str]:
         if item.labels and ByName({item.case: item}).of(case) is not None:
             faulty = ByName(dict.fromkeys(item.labels, item))
             gone = [name for name in manifest.raw_labels() if name not in manifest.derive and faulty.of(name)]
-            found.update(dict.fromkeys(gone, _why(item.why, item.link)))
+            found.update(dict.fromkeys(gone, _why(item)))
     for name, parts in manifest.derive.items():
         fault = next((part for part in parts if part in found), None)
         if fault is not None:
@@ -51,5 +51,5 @@ def faulty_labels(manifest: Manifest, case: str) -> dict[str, str]:
     return found
 
 
-def _why(why: str, link: str | None) -> str:
-    return f"{why} {link or ''}".strip()
+def _why(item: Exclude) -> str:
+    return f"{item.why} {item.link or ''}".strip()

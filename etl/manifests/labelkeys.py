@@ -43,7 +43,7 @@ def suits(kind: str, key: str) -> bool:
 
 def _ordered_range(key: str) -> bool:
     match = _RANGE.fullmatch(key)
-    return bool(match) and int(match[1]) <= int(match[2]) if match else False
+    return match is not None and int(match[1]) <= int(match[2])
 
 
 def _normal_key(kind: str, key: str) -> str:

@@ -113,7 +113,7 @@ def _option_problems(
 
 def _problems(document: yamlfile.Document, manifest: Manifest) -> list[str]:
     problems = []
-    if manifest.slug != manifest.path.stem and manifest.slug != document.path.stem:
+    if manifest.slug != document.path.stem:
         problems.append(document.message(("slug",), f"must be the file's name, '{document.path.stem}'"))
     for index, rule in enumerate(manifest.files):
         for value in rule.ignore:

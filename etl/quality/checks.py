@@ -67,7 +67,7 @@ def limit(name: str) -> float:
     return CHECKS[name].threshold
 
 
-def of_image(seen: dict[str, Any], modality: str) -> Iterator[Flag]:
+def of_image(seen: dict[str, Any]) -> Iterator[Flag]:
     """What `etl.quality.evidence.seen` says against an image."""
     yield from _of_values(seen["values"])
     if sum(seen["repeats"].values()) >= limit("repeated_slices"):

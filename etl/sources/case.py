@@ -1,6 +1,6 @@
 """One case from its files: the image and its label layers on one canonical grid."""
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -26,28 +26,32 @@ Refuse = Callable[[str, ItemError], None]
 class Loaded:
     """An image ready to be cut.
 
-    `array` is an RAS+ volume (i, j, k), or frames of a picture (rows, columns[, 3]) when `native`;
-    layers have the same grid, objects are on the picture. `lost` are annotated objects without a region.
-    `spacing` is per array axis in mm. `tilt` is the angle between the voxel
-    axes and the patient's, in degrees.
+    It is a `volume` (i, j, k) in RAS+, or `frames` of a picture (rows, columns[, 3]) without one; layers have the
+    same grid (frames along their last axis), objects are on the picture. `lost` are annotated objects without a
+    region. `spacing` is per array axis in mm. `tilt` is the angle between the voxel axes and the patient's, in
+    degrees.
 
     From DICOM: `scan` is its view and tilt; `origins` are the files and frames of the slices along
     RAS+ axis `stacked`, in that order, or of the frames.
     """
 
     case: str
-    native: bool
-    frames: tuple[Array, ...]
-    volume: Array | None
     layers: tuple[Layer, ...]
-    affine: Array | None
-    spacing: tuple[float, float, float] | None
-    tilt: float
+    frames: tuple[Array, ...] = ()
+    volume: Array | None = None
+    affine: Array | None = None
+    spacing: tuple[float, float, float] | None = None
+    tilt: float = 0.0
     scan: Scan | None = None
     origins: tuple[Origin, ...] = ()
     stacked: int | None = None
     objects: tuple[Objects, ...] = ()
     lost: tuple[Lost, ...] = ()
+
+    @property
+    def native(self) -> bool:
+        """Whether it is a picture or frames, shown as they are stored."""
+        return self.volume is None
 
 
 def load(case: Case, manifest: Manifest, root: Path, refuse: Refuse) -> list[Loaded]:
@@ -154,7 +158,10 @@ def _images(case: Case, manifest: Manifest, raster: Raster, found: list[Annotati
     layers = [item for item in found if isinstance(item, Layer)]
     objects = [item for item in found if isinstance(item, Objects)]
     lost = tuple(item for item in found if isinstance(item, Lost))
-    images = [replace(image, lost=lost) for image in _layered(case, manifest, raster, layers)]
+    images = [
+        replace(image, layers=(*image.layers, *_derived(image.layers, manifest)), lost=lost)
+        for image in _layered(case, manifest, raster, layers)
+    ]
     if objects and (len(images) > 1 or len(images[0].frames) != 1):
         raise ItemError("unsupported", "boxes and polygons are for one 2D image, not for volumes and sequences")
     return [replace(images[0], objects=(*objects, *_derived_objects(objects, manifest)))] if objects else images
@@ -162,18 +169,18 @@ def _images(case: Case, manifest: Manifest, raster: Raster, found: list[Annotati
 
 def _layered(case: Case, manifest: Manifest, raster: Raster, layers: list[Layer]) -> list[Loaded]:
     if raster.scan is not None and raster.scan.cine:
-        return [_cine(case, manifest, raster, layers)]
+        return [_cine(case.case, raster, layers)]
     if raster.affine is None or raster.array.ndim == 2:
-        return [_picture(case, manifest, raster, layers)]
+        return [_picture(case.case, raster, layers)]
     if manifest.third_axis == "time":
-        return [_frames(case, manifest, raster, layers)]
+        return [_frames(case.case, raster, layers)]
     if raster.array.ndim == 4 and raster.array.shape[3] > 1:
-        return list(_channels(case, manifest, raster, layers))
+        return list(_channels(case.case, manifest, raster, layers))
     array = raster.array[..., 0] if raster.array.ndim == 4 else raster.array
-    return [_volume(case.case, manifest, replace(raster, array=array), layers)]
+    return [_volume(case.case, replace(raster, array=array), layers)]
 
 
-def _cine(case: Case, manifest: Manifest, raster: Raster, layers: list[Layer]) -> Loaded:
+def _cine(name: str, raster: Raster, layers: list[Layer]) -> Loaded:
     """A multi-frame DICOM picture: array (frames, rows, columns[, 3]); masks as (i, j, frame) or frame by frame."""
     count, rows, columns = raster.array.shape[:3]
     turned = []
@@ -184,12 +191,13 @@ def _cine(case: Case, manifest: Manifest, raster: Raster, layers: list[Layer]) -
         turned.append(replace(layer, array=labels))
     row, column = raster.spacing or (None, None)
     spacing = None if row is None or column is None else (row, column, 1.0)
-    derived = tuple(_with_derived(turned, manifest))
     origins = raster.scan.slices if raster.scan else ()
-    return Loaded(case.case, True, tuple(raster.array), None, derived, None, spacing, 0.0, raster.scan, origins)
+    return Loaded(
+        name, tuple(turned), frames=tuple(raster.array), spacing=spacing, scan=raster.scan, origins=origins
+    )  # fmt: skip
 
 
-def _picture(case: Case, manifest: Manifest, raster: Raster, layers: list[Layer]) -> Loaded:
+def _picture(name: str, raster: Raster, layers: list[Layer]) -> Loaded:
     array = raster.array if raster.affine is None else raster.array.T
     flat = []
     for layer in layers:
@@ -203,35 +211,35 @@ def _picture(case: Case, manifest: Manifest, raster: Raster, layers: list[Layer]
         spacing = (j, i, 1.0)
     elif raster.spacing is not None:
         spacing = (raster.spacing[0], raster.spacing[1], 1.0)
-    derived = tuple(_with_derived(flat, manifest))
     origins = raster.scan.slices if raster.scan else ()
-    return Loaded(case.case, True, (array,), None, derived, raster.affine, spacing, 0.0, raster.scan, origins)
+    return Loaded(
+        name, tuple(flat), frames=(array,), affine=raster.affine, spacing=spacing, scan=raster.scan, origins=origins
+    )  # fmt: skip
 
 
-def _frames(case: Case, manifest: Manifest, raster: Raster, layers: list[Layer]) -> Loaded:
+def _frames(name: str, raster: Raster, layers: list[Layer]) -> Loaded:
     """A 2D+t file: array (i, j, time), shown as A.T for each time."""
     for layer in layers:
         if layer.array.shape != raster.array.shape[:3]:
             raise ItemError("shape_mismatch", f"image {raster.array.shape}, mask {layer.array.shape}")
-    turned = [replace(layer, array=np.swapaxes(layer.array, 0, 1)) for layer in layers]
+    turned = tuple(replace(layer, array=np.swapaxes(layer.array, 0, 1)) for layer in layers)
     i, j, _ = geometry.spacing(raster.affine) if raster.affine is not None else (1.0, 1.0, 1.0)
     frames = tuple(raster.array[:, :, t].T for t in range(raster.array.shape[2]))
-    derived = tuple(_with_derived(turned, manifest))
-    return Loaded(case.case, True, frames, None, derived, raster.affine, (j, i, 1.0), 0.0)
+    return Loaded(name, turned, frames=frames, affine=raster.affine, spacing=(j, i, 1.0))
 
 
-def _channels(case: Case, manifest: Manifest, raster: Raster, layers: list[Layer]) -> Iterator[Loaded]:
+def _channels(case: str, manifest: Manifest, raster: Raster, layers: list[Layer]) -> Iterator[Loaded]:
     count = raster.array.shape[3]
     if manifest.channels:
         for index, name in sorted(manifest.channels.items()):
             if index >= count:
                 raise ItemError("shape_mismatch", f"channel {index} ({name}) is declared, the file has {count}")
-            yield _volume(f"{case.case}-{name}", manifest, _at(raster, index), layers)
+            yield _volume(f"{case}-{name}", _at(raster, index), layers)
     elif manifest.fourth_axis == "time":
         for t in range(count):
             now = [replace(x, array=x.array[..., t] if x.array.ndim == 4 else x.array) for x in layers]
             if any(np.any(x.array) for x in now):
-                yield _volume(f"{case.case}-t{t:02d}", manifest, _at(raster, t), now)
+                yield _volume(f"{case}-t{t:02d}", _at(raster, t), now)
     else:
         raise ItemError("unsupported", f"a 4D image of {count} volumes; say channels: or fourth_axis: in the manifest")
 
@@ -244,23 +252,23 @@ def _at(raster: Raster, time: int) -> Raster:
     return replace(raster, array=raster.array[..., time], scan=scan)
 
 
-def _volume(name: str, manifest: Manifest, raster: Raster, layers: list[Layer]) -> Loaded:
+def _volume(name: str, raster: Raster, layers: list[Layer]) -> Loaded:
     assert raster.affine is not None
     if raster.array.ndim != 3:
         raise ItemError("unsupported", f"an image of {raster.array.ndim} dimensions")
     to = geometry.orientation(raster.affine)
     array = geometry.canonical(raster.array, to)
     affine = geometry.canonical_affine(raster.affine, raster.array.shape, to)
-    placed = [_placed(layer, array.shape, affine) for layer in layers]
+    placed = tuple(_placed(layer, array.shape, affine) for layer in layers)
     if any(layer.resampled for layer in placed) and _shows(layers) and not _shows(placed):
         raise ItemError("not_placed", "no annotated voxel of the mask is nearest to one of the image")
     spacing = None if raster.spacing is None else geometry.spacing(affine)
-    derived = tuple(_with_derived(placed, manifest))
+    image = Loaded(name, placed, volume=array, affine=affine, spacing=spacing, tilt=to.angle)
     if raster.scan is None:
-        return Loaded(name, False, (), array, derived, affine, spacing, to.angle)
+        return image
     stacked = to.order.index(2)
     origins = raster.scan.slices[::-1] if to.flip[stacked] else raster.scan.slices
-    return Loaded(name, False, (), array, derived, affine, spacing, to.angle, raster.scan, origins, stacked)
+    return replace(image, scan=raster.scan, origins=origins, stacked=stacked)
 
 
 def _placed(layer: Layer, shape: tuple[int, ...], affine: Array) -> Layer:
@@ -281,13 +289,12 @@ def _placed(layer: Layer, shape: tuple[int, ...], affine: Array) -> Layer:
     return replace(layer, array=turned)
 
 
-def _shows(layers: list[Layer]) -> bool:
+def _shows(layers: Iterable[Layer]) -> bool:
     return any(layer.array.any() for layer in layers)
 
 
-def _with_derived(layers: list[Layer], manifest: Manifest) -> Iterator[Layer]:
-    """The layers, then one more for each union of the manifest's `derive`."""
-    yield from layers
+def _derived(layers: Sequence[Layer], manifest: Manifest) -> Iterator[Layer]:
+    """A layer for each union of the manifest's `derive` that shows something."""
     for name, parts in manifest.derive.items():
         union: npt.NDArray[np.bool_] | None = None
         for layer in layers:

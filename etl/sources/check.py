@@ -96,7 +96,7 @@ def _note(seen: Seen, case: Case, loaded: Loaded) -> set[str]:
         values = [int(value) for value in np.unique(layer.array) if value]
         names |= {layer.names[value] for value in values if value in layer.names}
         unknown |= {layer.undefined.get(value, str(value)) for value in values if value not in layer.names}
-    for group in getattr(loaded, "objects", ()):
+    for group in loaded.objects:
         names |= {item.name for item in group.found if item.defined}
         unknown |= {item.name for item in group.found if not item.defined}
     for text in unknown:
@@ -132,7 +132,7 @@ def _advice(
         for key, pattern in (("image", image), ("mask", compile_pattern(rule.mask, image) if rule.mask else None)):
             if pattern is not None and not any(pattern.match(path) is not None for path in paths):
                 yield document.message(("files", number, key), _no_file(pattern, paths, root))
-    yield from _missing(manifest, document, found)
+    yield from _missing(document, found)
     for text, cases in sorted(seen.undefined.items(), key=lambda item: _numeric(item[0])):
         where = _labels_at(manifest, cases[0])
         cause = f"add value {text}: seen in {len(cases)} of {seen.read} cases read ({_some([c.case for c in cases])})"
@@ -146,7 +146,7 @@ def _advice(
         yield f"{len(found.unexpected)} files that no rule knows ({_some(found.unexpected)}); a build leaves them out"
 
 
-def _missing(manifest: Manifest, document: yamlfile.Document, found: Inventory) -> Iterator[str]:
+def _missing(document: yamlfile.Document, found: Inventory) -> Iterator[str]:
     for reason, cure in (
         ("no_mask", "put the mask back, or list the case under exclude:"),
         ("no_image", "put the image back, or list the case under exclude:"),

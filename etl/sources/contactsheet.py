@@ -118,7 +118,7 @@ def _painted(
             inside = labels == region.value
             colored[inside] = 0.6 * colored[inside] + 0.4 * np.array(color)
             shown.append((name, (region.x, region.y, region.width, region.height), color))
-    for group in getattr(loaded, "objects", ()):
+    for group in loaded.objects:
         for item in group.found:
             color = COLORS[known.setdefault(item.name, len(known)) % len(COLORS)]
             at = item.region

@@ -25,7 +25,8 @@ from etl.sources.listed import Lists
 
 _EXTENSION = re.compile(r"\.[A-Za-z][A-Za-z0-9]*$")
 _PACKED = re.compile(r"\.(gz|bz2|xz|zst)$", re.IGNORECASE)
-_SPLITS = ("train", "val", "test")
+HOLDING = (".mat", ".npz")
+"""Files that hold their annotation themselves where the rule has no mask pattern."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +178,9 @@ def inventory(manifest: Manifest, root: Path) -> Inventory:
             result.cases.append(_case(manifest, entry, masks, facts))
     used.update(lists.read)
     result.rejected += _orphans(rules, used, excluded)
-    result.rejected += [_alone(name, mask, excluded) for name, mask in lists.without_image(paths)]
+    for name, mask in lists.without_image(paths):
+        detail = f"no image file for '{name}', which {mask} lists"
+        result.rejected.append(_without_image(stem(name), detail, excluded))
     _refuse_odd_names(result)
     result.cases.sort(key=lambda case: case.case)
     result.rejected.sort(key=lambda row: (row.case, row.reason))
@@ -296,14 +299,9 @@ def _masks_of(rules: list[_RuleFiles], entry: _Entry, lists: Lists) -> tuple[Mas
         keys = dict.fromkeys(rule.key(rule.images[path]) for path in entry.series or [entry.path])
         found = [mask for key in keys for mask in rule.masks.get(key, ())]
         masks += [mask for mask in found if lists.serves(mask.rule, mask.path, entry.path, entry.case)]
-        if rule.mask is None and len(rule.labels) > 0 and _in_image(rule, entry):
+        if rule.mask is None and rule.labels and entry.path.lower().endswith(HOLDING):
             masks.append(MaskFile(index, entry.path))
     return tuple(masks)
-
-
-def _in_image(rule: _RuleFiles, entry: _Entry) -> bool:
-    """A MAT or npz file without a mask pattern holds its annotation itself."""
-    return entry.path.lower().endswith((".mat", ".npz"))
 
 
 def _check_labels(manifest: Manifest, rules: list[_RuleFiles], entry: _Entry, masks: tuple[MaskFile, ...]) -> None:
@@ -372,19 +370,13 @@ def _orphans(rules: list[_RuleFiles], used: set[str], excluded: ByName[str]) -> 
                     seen.add(mask.path)
                     paths[_orphan_name(rule, mask.path, captures)].append(mask.path)
     for case, files in paths.items():
-        if (fault := excluded.of(case)) is not None:
-            yield Rejected(case, "excluded", fault)
-        else:
-            more = f" and {len(files) - 1} more" if len(files) > 1 else ""
-            yield Rejected(case, "no_image", f"no image matches mask {files[0]}{more}")
+        more = f" and {len(files) - 1} more" if len(files) > 1 else ""
+        yield _without_image(case, f"no image matches mask {files[0]}{more}", excluded)
 
 
-def _alone(name: str, mask: str, excluded: ByName[str]) -> Rejected:
-    """An image that an annotation file lists and nobody finds."""
-    case = stem(name)
-    if (fault := excluded.of(case)) is not None:
-        return Rejected(case, "excluded", fault)
-    return Rejected(case, "no_image", f"no image file for '{name}', which {mask} lists")
+def _without_image(case: str, detail: str, excluded: ByName[str]) -> Rejected:
+    fault = excluded.of(case)
+    return Rejected(case, "no_image", detail) if fault is None else Rejected(case, "excluded", fault)
 
 
 def _orphan_name(rule: _RuleFiles, path: str, captures: dict[str, str]) -> str:

@@ -1,6 +1,5 @@
 """Organs named left or right that lie on the other side of the patient. Pure."""
 
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -8,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from etl.kinds import Layer
+from etl.labels.text import side, words
 
-LEFT, RIGHT = frozenset({"left", "l", "lt"}), frozenset({"right", "r", "rt"})
 OTHER = {"left": "right", "l": "r", "lt": "rt", "right": "left", "r": "l", "rt": "lt"}
 MARGIN = 0.15
 """Without its twin, an organ must be this share of the body's width beyond the middle to be called wrong."""
@@ -30,19 +29,6 @@ class Place:
         return self.total / self.count
 
 
-def words(raw: str) -> list[str]:
-    """The words of a label in lower case: `Lung_Upper_L` is lung, upper, l."""
-    return re.findall(r"[a-z]+|[0-9]+", re.sub(r"([a-z])([A-Z])", r"\1 \2", raw).lower())
-
-
-def side(raw: str) -> str | None:
-    """`left`, `right`, or None for a label that names no side or both."""
-    found = set(words(raw))
-    if bool(found & LEFT) == bool(found & RIGHT):
-        return None
-    return "left" if found & LEFT else "right"
-
-
 def twin(raw: str, known: Iterable[str]) -> str | None:
     """The label of the other side, if there is one."""
     wanted = [OTHER.get(word, word) for word in words(raw)]
@@ -54,7 +40,7 @@ def places(layers: Sequence[Layer]) -> dict[str, Place]:
     found: dict[str, Place] = {}
     for layer in layers:
         for value, raw in layer.names.items():
-            if side(raw) is None:
+            if side(words(raw)) is None:
                 continue
             profile = np.count_nonzero(layer.array == value, axis=(1, 2))
             count = int(profile.sum())
@@ -68,7 +54,7 @@ def places(layers: Sequence[Layer]) -> dict[str, Place]:
 def wrong(found: dict[str, Place], volume: NDArray[np.generic]) -> Iterator[str]:
     """The sided raw labels of one RAS+ volume that lie on the wrong side of their twin, or else of the body."""
     for raw, place in found.items():
-        sign = -1 if side(raw) == "left" else 1
+        sign = -1 if side(words(raw)) == "left" else 1
         other = twin(raw, found)
         if other is not None:
             if sign * (place.middle - found[other].middle) < 0:

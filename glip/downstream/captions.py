@@ -50,9 +50,9 @@ def _quotient(sums: Floats) -> Floats:
     return out
 
 
-def ngrams(words: Sequence[str], most: int = 4) -> Counter[Ngram]:
-    """How often each run of 1 … `most` words occurs."""
-    return Counter(tuple(words[i : i + n]) for n in range(1, most + 1) for i in range(len(words) - n + 1))
+def ngrams(words: Sequence[str]) -> Counter[Ngram]:
+    """How often each run of 1 … 4 words occurs."""
+    return Counter(tuple(words[i : i + n]) for n in range(1, 5) for i in range(len(words) - n + 1))
 
 
 def bleu(answers: Sequence[str], truths: Sequence[str]) -> list[Metric]:

@@ -3,22 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from etl.errors import UsageError
 from glip.downstream import read_reports, read_slake, read_vqa
 from glip.downstream.items import Item, Question, Study, questions, read_items, studies
-
-
-@dataclass(frozen=True, slots=True)
-class Dataset:
-    """The items of a dataset and the folder of their images."""
-
-    name: str
-    items: tuple[Item, ...]
-    images: Path
 
 
 def _items(name: str) -> Callable[[Path], Sequence[Item]]:
@@ -41,18 +31,18 @@ REPORTS: dict[str, tuple[Callable[[Path], Sequence[Item]], str]] = {
 
 def read_vqa_dataset(name: str, root: Path, images: Path | None) -> tuple[list[Question], Path]:
     """(questions, image folder). UsageError lists the datasets there are."""
-    found = _read(VQA, name, root, images)
-    return questions(found.items), found.images
+    items, folder = _read(VQA, name, root, images)
+    return questions(items), folder
 
 
 def read_report_dataset(name: str, root: Path, images: Path | None) -> tuple[list[Study], Path]:
     """(studies, image folder). UsageError lists the datasets there are."""
-    found = _read(REPORTS, name, root, images)
-    return studies(found.items), found.images
+    items, folder = _read(REPORTS, name, root, images)
+    return studies(items), folder
 
 
-def _read(table: dict[str, Any], name: str, root: Path, images: Path | None) -> Dataset:
+def _read(table: dict[str, Any], name: str, root: Path, images: Path | None) -> tuple[Sequence[Item], Path]:
     if name not in table:
         raise UsageError(f"--dataset {name}: it is {', '.join(table)}")
     read, folder = table[name]
-    return Dataset(name, tuple(read(root)), images or (root if root.is_dir() else root.parent) / folder)
+    return read(root), images or (root if root.is_dir() else root.parent) / folder

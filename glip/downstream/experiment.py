@@ -75,15 +75,8 @@ def reports(
     written = {arm: [cleaning(found.get(s.id, "")) for s in items] for arm, found in texts.items()}
     metrics = {arm: captions.scores(lines, truths) for arm, lines in written.items()}
     units = [s.id for s in items]
-    lacking = meteor.missing()
-    if lacking is None:
-        with meteor.running() as program:
-            for arm, lines in written.items():
-                metrics[arm]["METEOR"] = program.metric(lines, truths)
-            found = compare({arm: {**m, **clinical.get(arm, {})} for arm, m in metrics.items()}, units, bootstrap)
-    else:
+    with meteor.added(metrics, written, truths) as missing:
         found = compare({arm: {**m, **clinical.get(arm, {})} for arm, m in metrics.items()}, units, bootstrap)
-    missing = {"METEOR": lacking} if lacking else {}
     if not clinical:
         missing["clinical efficacy"] = "needs weights: --chexbert FOLDER, --radgraph FOLDER"
     return Outcome(texts, _document("report", items, arms, texts, found, bootstrap, {

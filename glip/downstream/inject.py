@@ -7,7 +7,6 @@ import json
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image, ImageDraw
@@ -19,31 +18,22 @@ from glip.downstream.items import Question, Region, Size
 from glip.slices import COLORS
 
 FORMS = ("text", "drawn", "crops")
+MOST = 20  # regions of a sentence
+BUDGET = 120  # most tokens (words, numbers and punctuation marks) of it, if nothing else is said
 
 
-@dataclass(frozen=True, slots=True)
-class TextForm:
-    """The sentence that lists regions."""
-
-    decimals: int = 2
-    """Of coordinates and scores."""
-    budget: int = 120
-    """Most tokens (words, numbers and punctuation marks) of the sentence; what does not fit is left out, last first."""
-    most: int = 20
-    """Most regions."""
-
-
-def as_text(regions: Sequence[Region], size: Size, form: TextForm = TextForm()) -> str:
+def as_text(regions: Sequence[Region], size: Size, budget: int = BUDGET) -> str:
     """`Detected regions: liver [0.12, 0.30, 0.48, 0.71] (0.91); …`: x1, y1, x2, y2 as shares of width and height.
 
-    Regions in their order (best first). Empty where there is none, so that the item is the one of the arm `none`.
+    Regions in their order (best first), 20 at most; those that do not fit in a budget of tokens are left out, last
+    first. Empty where there is none, so that the item is the one of the arm `none`.
     """
     kept: list[str] = []
     used = length("Detected regions:.")
-    for found in regions[: form.most]:
-        one = _entry(found, size, form.decimals)
+    for found in regions[:MOST]:
+        one = _entry(found, size)
         cost = length(one) + 1
-        if used + cost > form.budget:
+        if used + cost > budget:
             break
         kept.append(one)
         used += cost
@@ -55,14 +45,14 @@ def length(text: str) -> int:
     return len(re.findall(r"\d+|[^\W\d]+|[^\w\s]", text))
 
 
-def _entry(found: Region, size: Size, decimals: int) -> str:
-    numbers = ", ".join(f"{min(max(c, 0.0), 1.0):.{decimals}f}" for c in found.corners(size))
-    return f"{found.phrase} [{numbers}] ({found.score:.{decimals}f})"
+def _entry(found: Region, size: Size) -> str:
+    numbers = ", ".join(f"{min(max(c, 0.0), 1.0):.2f}" for c in found.corners(size))
+    return f"{found.phrase} [{numbers}] ({found.score:.2f})"
 
 
-def with_text(question: str, regions: Sequence[Region], size: Size, form: TextForm = TextForm()) -> str:
+def with_text(question: str, regions: Sequence[Region], size: Size, budget: int = BUDGET) -> str:
     """The question after the sentence of its image's regions; the bare question where there are none."""
-    sentence = as_text(regions, size, form)
+    sentence = as_text(regions, size, budget)
     return f"{sentence} {question}" if sentence else question
 
 
@@ -114,7 +104,7 @@ def pictures(path: Path, regions: Sequence[Region], form: str) -> list[Image.Ima
 
 def write_arm(
     out: Path, arm: Arm, items: Sequence[Question], root: Path, sizes: dict[str, Size], form: str,
-    text: TextForm = TextForm(),
+    budget: int = BUDGET,
 ) -> int:  # fmt: skip
     """Writes `<arm>.jsonl` (`question_id, image, text`, as LLaVA-Med's evaluation reads it) and, for `drawn` and
     `crops`, the pictures in `<arm>/`; the number of pictures written. Images keep their path where they are unchanged.
@@ -124,7 +114,7 @@ def write_arm(
         (regions,) = arm.of(item)
         row: dict[str, object] = {"question_id": item.id, "image": item.image, "text": item.question}
         if form == "text":
-            row["text"] = with_text(item.question, regions, sizes[item.image], text)
+            row["text"] = with_text(item.question, regions, sizes[item.image], budget)
         elif regions:
             names = _write_pictures(out / arm.name, item.image, root, regions, form, written)
             row["image"] = f"{arm.name}/{names[0]}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -93,3 +93,18 @@ def running() -> Iterator[Meteor]:
     finally:
         pipe.kill()
         pipe.communicate()
+
+
+@contextmanager
+def added(
+    metrics: Mapping[str, dict[str, Metric]], texts: Mapping[str, Sequence[str]], truths: Sequence[str]
+) -> Iterator[dict[str, str]]:
+    """METEOR among the metrics of each arm until the end of the block; gives what is missing, with the way out."""
+    lacking = missing()
+    if lacking is not None:
+        yield {"METEOR": lacking}
+        return
+    with running() as program:
+        for arm, lines in texts.items():
+            metrics[arm]["METEOR"] = program.metric(lines, truths)
+        yield {}

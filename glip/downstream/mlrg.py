@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from etl.errors import Failure, UsageError
 from etl.store import write_bytes, write_json
 from glip.downstream.arms import Arm
-from glip.downstream.inject import TextForm, as_text
+from glip.downstream.inject import as_text
 from glip.downstream.items import Size, read_document
 
 COLUMNS = ("dicom_id", "labels", "report")
@@ -26,7 +26,7 @@ COLUMNS = ("dicom_id", "labels", "report")
 
 
 def export(
-    annotation: Path, arm: Arm, out: Path, *, sizes: Mapping[str, Size], form: TextForm = TextForm(),
+    annotation: Path, arm: Arm, out: Path, *, sizes: Mapping[str, Size],
     features: Mapping[str, NDArray[np.float32]] | None = None,
 ) -> int:  # fmt: skip
     """Writes `annotation.json` and `regions.npz` below `out`; the number of studies with regions.
@@ -38,7 +38,7 @@ def export(
     told, arrays = 0, dict[str, NDArray[Any]]()
     for rows in document.values():
         for row in rows:
-            told += _with_regions(row, arm, sizes, form)
+            told += _with_regions(row, arm, sizes)
     for image, regions in sorted(arm.regions.items()):
         corners = [r.corners(sizes[image]) for r in regions]
         arrays[f"{image}/boxes"] = np.asarray(corners, np.float32).reshape(-1, 4)
@@ -52,7 +52,7 @@ def export(
     return told
 
 
-def _with_regions(row: dict[str, Any], arm: Arm, sizes: Mapping[str, Size], form: TextForm) -> bool:
+def _with_regions(row: dict[str, Any], arm: Arm, sizes: Mapping[str, Size]) -> bool:
     """Adds the regions of the anchor and the other views to a study; whether it has any."""
     views = [*row["anchor_scan"]["image_path"], *row["auxiliary_references"]["image_path"]]
     row["regions"] = {
@@ -60,7 +60,7 @@ def _with_regions(row: dict[str, Any], arm: Arm, sizes: Mapping[str, Size], form
         for image in views
     }
     anchor = row["anchor_scan"]["image_path"][0]
-    sentence = as_text(arm.regions.get(anchor, ()), sizes.get(anchor, (1, 1)), form)
+    sentence = as_text(arm.regions.get(anchor, ()), sizes.get(anchor, (1, 1)))
     if sentence:
         row["indication_pure"] = f"{sentence} {row['indication_pure']}".strip()
     return any(row["regions"].values())

@@ -27,10 +27,5 @@ def rescore(path: Path, against: Path | None, clean: Callable[[str], str], boots
     cleaned = [clean(t) for t in truths]
     answers = {name: [clean(a) for a in texts] for name, (_, _, texts) in read.items()}
     metrics: dict[str, dict[str, Metric]] = {name: captions.scores(a, cleaned) for name, a in answers.items()}
-    lacking = meteor.missing()
-    if lacking:
-        return {"reports": len(ids), "missing": {"METEOR": lacking}, "arms": compare(metrics, ids, bootstrap)}
-    with meteor.running() as program:
-        for name, a in answers.items():
-            metrics[name]["METEOR"] = program.metric(a, cleaned)
-        return {"reports": len(ids), "missing": {}, "arms": compare(metrics, ids, bootstrap)}
+    with meteor.added(metrics, answers, cleaned) as missing:
+        return {"reports": len(ids), "missing": missing, "arms": compare(metrics, ids, bootstrap)}

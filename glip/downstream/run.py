@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,7 +26,7 @@ class Shown:
     images: Path
     sizes: dict[str, Size]
     form: str = "text"
-    text: inject.TextForm = field(default_factory=inject.TextForm)
+    budget: int = inject.BUDGET
 
 
 def by_alignment(items: Sequence[Question], arms: Sequence[Arm]) -> dict[str, Texts]:
@@ -62,7 +62,7 @@ def _settled(reply: Reply) -> bool:
 
 def _ask(item: Question, arm: Arm, shown: Shown) -> Ask:
     (regions,) = arm.of(item)
-    text = inject.with_text(item.question, regions, shown.sizes[item.image], shown.text)
+    text = inject.with_text(item.question, regions, shown.sizes[item.image], shown.budget)
     path = shown.images / item.image
 
     def pictures() -> list[bytes]:

@@ -41,6 +41,11 @@ class Amount:
         return str(self).replace(" ", "").replace("%", "pct")
 
 
+def run_folder(out: Path, study: str, model: str, amount: Amount, seed: int) -> Path:
+    """Where a run is kept in the folder of an experiment."""
+    return out / "runs" / study / model / f"{amount.folder}-seed{seed}"
+
+
 def _amount(value: Any) -> Amount:
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(%|subjects?)?\s*", str(value))
     if isinstance(value, Amount) or found is None:

@@ -13,8 +13,8 @@ from etl.evaluation.lineplot import line_plot
 from etl.evaluation.scores import Settings, evaluate
 from etl.store import read_json, write_bytes, write_json
 from glip.experiment.plots import dots
-from glip.experiment.protocol import Protocol, Study
-from glip.experiment.tables import OVERALL, Table, as_csv, latex, markdown, results, tables
+from glip.experiment.protocol import Protocol, Study, run_folder
+from glip.experiment.tables import OVERALL, Result, Table, as_csv, latex, markdown, results, tables
 
 TEXTS = ("results.csv", "table.md", "table.tex")
 
@@ -23,7 +23,7 @@ def report(protocol: Protocol, out: Path) -> dict[str, Any]:
     """Writes the tables, `plots/*.svg` and `summary.json` below `out`; what the summary holds."""
     lines = results(protocol, out)
     found = tables(protocol, lines)
-    for name, text in texts(protocol, out).items():
+    for name, text in texts(protocol, lines).items():
         write_bytes(out / name, text.encode())
     for table in found:
         for test in dict.fromkeys(row[0] for row in table.rows):
@@ -42,9 +42,8 @@ def report(protocol: Protocol, out: Path) -> dict[str, Any]:
     return summary
 
 
-def texts(protocol: Protocol, out: Path) -> dict[str, str]:
-    """The tables as text, by file name."""
-    lines = results(protocol, out)
+def texts(protocol: Protocol, lines: Sequence[Result]) -> dict[str, str]:
+    """The tables of these lines as text, by file name."""
     found = tables(protocol, lines)
     return dict(zip(TEXTS, (as_csv(lines), markdown(protocol.title, found), latex(protocol.title, found)), strict=True))
 
@@ -70,7 +69,7 @@ def gains(protocol: Protocol, name: str, study: Study, out: Path) -> list[dict[s
     for model, amounts in study.models.items():
         for seed in study.seeds:
             for less, more in pairwise(amounts):
-                folders = [out / "runs" / name / model / f"{a.folder}-seed{seed}" for a in (more, less)]
+                folders = [run_folder(out, name, model, amount, seed) for amount in (more, less)]
                 if not all((f / "run.json").is_file() for f in folders):
                     continue
                 for test in study.tests:

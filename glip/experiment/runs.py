@@ -28,7 +28,7 @@ from etl.evaluation.provenance import git_commit, versions
 from etl.evaluation.scores import Settings, evaluate
 from etl.store import digest, read_json, sha256, write_bytes, write_json
 from glip.experiment.detector import Detector, Job, detector
-from glip.experiment.protocol import GlipModel, Model, Protocol
+from glip.experiment.protocol import GlipModel, Model, Protocol, run_folder
 from glip.experiment.selection import Selection, people, shared, testing, training, written
 
 Tell = Callable[[str], None]
@@ -62,7 +62,7 @@ def run_all(protocol: Protocol, data: Path, out: Path, tell: Tell, part: tuple[i
     Raises UsageError where `out` holds finished runs of other settings or other data.
     """
     runs = plan(protocol, data, out)
-    _refuse_strangers(out, runs)
+    _refuse_strangers(runs)
     kept = json.dumps(protocol.model_dump(mode="json"), indent=1, ensure_ascii=False)  # its order is that of the tables
     write_bytes(out / "protocol.json", kept.encode() + b"\n")
     mine = runs[part[0] - 1 :: part[1]]
@@ -91,7 +91,7 @@ def plan(protocol: Protocol, data: Path, out: Path) -> list[Run]:
                         if both:
                             raise UsageError(f"study {name}: test {test} has subjects of the training: {both[0]} …")
                     part = written(data, wanted, below) if wanted else None
-                    folder = out / "runs" / name / model / f"{amount.folder}-seed{seed}"
+                    folder = run_folder(out, name, model, amount, seed)
                     job = Job(name, model, amount, seed, folder, data, part, tests)
                     _refuse_new_modalities(job)
                     settings = _settings(protocol, job, made)
@@ -144,7 +144,7 @@ def _told(selection: Selection) -> dict[str, Any]:
     return about | {"selection": selection.folder.name}
 
 
-def _refuse_strangers(out: Path, runs: list[Run]) -> None:
+def _refuse_strangers(runs: list[Run]) -> None:
     """UsageError where a run that was begun here has other settings than the protocol's."""
     for run in runs:
         begun = read_json(run.job.folder / "settings.json")

@@ -12,7 +12,7 @@ from typing import Any
 from etl.evaluation.scores import IMAGE_GROUPINGS
 from etl.markdown import table as pipes
 from etl.store import read_json
-from glip.experiment.protocol import Protocol, Study
+from glip.experiment.protocol import Protocol, Study, run_folder
 
 METRICS = ("AP", "AP50", "AP75", "AR@100")
 OVERALL = "all"
@@ -46,7 +46,7 @@ def results(protocol: Protocol, out: Path) -> list[Result]:
         for model, amounts in study.models.items():
             for amount in amounts:
                 for seed in study.seeds:
-                    folder = out / "runs" / name / model / f"{amount.folder}-seed{seed}"
+                    folder = run_folder(out, name, model, amount, seed)
                     if (folder / "run.json").is_file():
                         lines += list(_of_run(folder, study.by))
     return lines

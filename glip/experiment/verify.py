@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
 from etl.errors import MedglipError, UsageError
-from etl.store import read_json
+from etl.store import read_json, sha256
 from glip.experiment.protocol import Protocol
 from glip.experiment.report import TEXTS, texts
 from glip.experiment.runs import scored
+from glip.experiment.tables import results
 
 TOLERANCE = 1e-9
 PASSING = ("versions", "git_commit")
@@ -33,7 +33,7 @@ def verify(out: Path) -> list[tuple[str, str]]:
     for path in runs:
         problems += _run(out, path.parent)
     if not problems:
-        made = texts(protocol, out)
+        made = texts(protocol, results(protocol, out))
         problems += [(name, "differs from the table of the scores") for name in TEXTS
                      if not (out / name).is_file() or (out / name).read_text() != made[name]]  # fmt: skip
     return problems
@@ -46,7 +46,7 @@ def _run(out: Path, folder: Path) -> list[tuple[str, str]]:
     for file, digest in finished["sha256"].items():
         if not (folder / file).is_file():
             problems.append((f"{name}/{file}", "is missing"))
-        elif hashlib.sha256((folder / file).read_bytes()).hexdigest() != digest:
+        elif sha256(folder / file) != digest:
             problems.append((f"{name}/{file}", "is not the file that the run left"))
     if problems:
         return problems
@@ -58,7 +58,7 @@ def _run(out: Path, folder: Path) -> list[tuple[str, str]]:
 
 
 def _scores(folder: Path, test: str, truth: Path, digest: str, bootstrap: int) -> str | None:
-    if not truth.is_file() or hashlib.sha256(truth.read_bytes()).hexdigest() != digest:
+    if not truth.is_file() or sha256(truth) != digest:
         return f"{truth} is not the ground truth of the run"
     kept = read_json(folder / "scores" / f"{test}.json")
     if kept is None:
