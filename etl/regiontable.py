@@ -43,17 +43,30 @@ class Regions:
         planes: list[int] = np.unique(self.found.plane[self.defined & (self.found.box[:, 0] >= least)]).tolist()
         return planes
 
-    def table(self, case: str, axis: str) -> pa.Table:
-        """The rows of `etl.results.REGIONS`."""
-        once = np.zeros(len(self.code), np.int32)
-        kinds = {name: REGIONS.field(name).type for name in REGIONS.names}
-        plain = {"slice_index": self.found.plane, "n": self.n, "height": self.size[:, 0], "width": self.size[:, 1],
-                 **dict(zip(("area", "x", "y", "w", "h"), self.found.box.T, strict=True))}  # fmt: skip
-        made = {name: columns.numbers(values, kinds[name]) for name, values in plain.items()}
-        made |= {"case": columns.labels(once, [case]), "axis": columns.labels(once, [axis]),
-                 "raw_label": columns.labels(self.code, self.names), "defined": columns.flags(self.defined),
-                 "rle": columns.texts(self.found.rle, kinds["rle"])}  # fmt: skip
-        return pa.Table.from_arrays([made[name] for name in REGIONS.names], schema=REGIONS)
+
+Placed = tuple[str, str, Regions]
+"""The case and the axis of regions, and these."""
+
+
+def table(placed: Sequence[Placed]) -> pa.Table:
+    """The rows of `etl.results.REGIONS`; of many small images together, as a table takes longer than its few rows."""
+    counts = [len(regions.code) for _, _, regions in placed]
+    places = np.repeat(np.arange(len(placed)), counts)
+    labels: dict[str, int] = {}
+    codes = [np.array([labels.setdefault(name, len(labels)) for name in regions.names], np.int64)[regions.code]
+             for _, _, regions in placed]  # fmt: skip
+    size, box = (np.concatenate(arrays) for arrays in zip(*((r.size, r.found.box) for _, _, r in placed), strict=True))
+    plane, n, defined = (np.concatenate(arrays) for arrays in
+                         zip(*((r.found.plane, r.n, r.defined) for _, _, r in placed), strict=True))  # fmt: skip
+    kinds = {name: REGIONS.field(name).type for name in REGIONS.names}
+    plain = {"slice_index": plane, "n": n, "height": size[:, 0], "width": size[:, 1],
+             **dict(zip(("area", "x", "y", "w", "h"), box.T, strict=True))}  # fmt: skip
+    made = {name: columns.numbers(values, kinds[name]) for name, values in plain.items()}
+    made |= {"case": columns.labels(places, [case for case, _, _ in placed]),
+             "axis": columns.labels(places, [axis for _, axis, _ in placed]),
+             "raw_label": columns.labels(np.concatenate(codes), list(labels)), "defined": columns.flags(defined),
+             "rle": columns.texts((code for _, _, r in placed for code in r.found.rle), kinds["rle"])}  # fmt: skip
+    return pa.Table.from_arrays([made[name] for name in REGIONS.names], schema=REGIONS)
 
 
 def joined(parts: Sequence[Part]) -> Regions:

@@ -11,7 +11,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import orjson
@@ -19,6 +19,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from etl import columns, store
+
+if TYPE_CHECKING:
+    from etl.regiontable import Placed
 
 REGIONS = pa.schema(
     [("case", pa.string()), ("axis", pa.string()), ("slice_index", pa.int32()), ("raw_label", pa.string()),
@@ -131,7 +134,7 @@ class BatchWriter:
                        "images": store.TableFile(_file(self._batch, "images"), IMAGES, packed=True)}
         self._cases: list[dict[str, Any]] = []
         self._pending: list[dict[str, Any]] = []
-        self._regions: list[pa.Table] = []
+        self._regions: list[Placed] = []
         self._size = self._rows = 0
 
     def image(self, row: dict[str, Any]) -> None:
@@ -141,12 +144,11 @@ class BatchWriter:
         if self._size >= GROUP_BYTES:
             self._flush()
 
-    def case(self, row: dict[str, Any], regions: list[pa.Table]) -> None:
-        """Takes a case: the columns of CASES, with `images` and `rejected` as lists of dicts, and its regions in those
-        of REGIONS."""
+    def case(self, row: dict[str, Any], regions: list[Placed]) -> None:
+        """Takes a case: the columns of CASES, with `images` and `rejected` as lists of dicts, and its regions."""
         self._cases.append(row | {name: json.dumps(row[name], sort_keys=True) for name in ("images", "rejected")})
         self._regions.extend(regions)
-        self._rows += sum(map(len, regions))
+        self._rows += sum(len(some.code) for _, _, some in regions)
         if self._rows >= GROUP_ROWS:
             self._flush()
 
@@ -154,7 +156,9 @@ class BatchWriter:
         if self._pending:
             self._parts["images"].write_table(_table(self._pending, IMAGES))
         if self._regions:
-            self._parts["regions"].write_table(pa.concat_tables(self._regions).combine_chunks())
+            from etl.regiontable import table  # brings the kernels, which who only reads results does not need
+
+            self._parts["regions"].write_table(table(self._regions))
         self._pending, self._regions, self._size, self._rows = [], [], 0, 0
 
     def commit(self) -> None:

@@ -20,7 +20,7 @@ from etl.pixels import geometry, hashes, intensity, png
 from etl.pixels.planes import Greys
 from etl.pixels.regions import Columns, VolumeRegions, columns, regions
 from etl.quality import evidence
-from etl.regiontable import Part, Regions, joined
+from etl.regiontable import Part, Placed, Regions, joined
 from etl.results import BatchWriter
 from etl.sources.case import Loaded, load
 from stages.slice import Batch, Unit, reject, row
@@ -47,7 +47,7 @@ def run(batch: Batch, fatal: dict[str, tuple[str, str]]) -> list[dict[str, Any]]
 def _run_case(unit: Unit, batch: Batch, writer: BatchWriter, fatal: tuple[str, str] | None) -> dict[str, Any]:
     case = unit.case
     isolate.alive(unit.key)
-    regions: list[pa.Table] = []
+    regions: list[Placed] = []
     rejected: list[dict[str, Any]] = []
     images: list[dict[str, Any]] = []
     encoded = Counter[str]()
@@ -79,7 +79,7 @@ def _run_case(unit: Unit, batch: Batch, writer: BatchWriter, fatal: tuple[str, s
     return {"images": sum(encoded.values()), "quarantined": len(rejected)}
 
 
-def _cut(loaded: Loaded, batch: Batch, found: list[Any], emit: Emit, rejected: list[Any]) -> dict[str, Any]:
+def _cut(loaded: Loaded, batch: Batch, found: list[Placed], emit: Emit, rejected: list[Any]) -> dict[str, Any]:
     """Cut one loaded image along its axes; gives out its regions and encoded slices, returns its facts."""
     names, slices, covered, before = set[str](), 0, 0, len(found)
     image = _Image(loaded, batch)
@@ -91,7 +91,7 @@ def _cut(loaded: Loaded, batch: Batch, found: list[Any], emit: Emit, rejected: l
         covered += np.unique(regions.found.plane).size
         names.update(regions.names)
         if regions.names:
-            found.append(regions.table(loaded.case, axis))
+            found.append((loaded.case, axis, regions))
         worth = regions.worth(batch.encode_from)
         for start in range(0, len(worth), TOGETHER):
             isolate.alive()

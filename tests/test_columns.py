@@ -14,7 +14,7 @@ from test_faults import volume
 
 from etl import columns
 from etl.pixels.regions import Columns
-from etl.regiontable import Part, joined
+from etl.regiontable import Part, joined, table
 
 TEXTS = st.lists(st.none() | st.text(max_size=5), max_size=20)
 
@@ -50,8 +50,11 @@ def test_regions_of_a_plane_follow_each_other_layer_by_layer(layers: list[list[t
         name, defined = names[value]
         want.append((plane, name, defined, seen.setdefault((plane, name), 0)))
         seen[plane, name] += 1
-    rows = joined(parts).table("case", "axial").select(["slice_index", "raw_label", "defined", "n"]).to_pylist()
-    assert [tuple(row.values()) for row in rows] == want
+    regions = joined(parts)
+    made = table([("one", "axial", regions), ("two", "axial", joined(parts[:0])), ("three", "axial", regions)])
+    rows = made.select(["slice_index", "raw_label", "defined", "n"]).to_pylist()
+    assert [tuple(row.values()) for row in rows] == 2 * want
+    assert made["case"].to_pylist() == ["one"] * len(want) + ["three"] * len(want)
 
 
 def test_slicing_loads_no_pandas(tmp_path: Path) -> None:

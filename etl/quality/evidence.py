@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
+from scipy import fft, ndimage
 from skimage import measure
 
 from etl import kernels
@@ -136,7 +136,8 @@ def _agreement(axis: str, loaded: Loaded, window: tuple[float, float] | None) ->
         planes += 1
         specks += sum(_specks(plane) for plane in labels)
         length += float(np.count_nonzero(lines))
-        z += [_on_edges(edges, turn) for turn in turns(lines)]
+        mean, spread = edges.mean(), float(edges.std())
+        z += [_on_edges(edges, turn, mean, spread) for turn in turns(lines)]
         outside += float(1 - (covered * body).sum() / covered.sum())
         moved = _moved(edges, lines)
         correlation = moved if correlation is None else correlation[: moved.shape[0], : moved.shape[1]] + moved
@@ -173,7 +174,8 @@ def _prepared(
     shown = image.astype(np.float32)
     if shown.ndim == 3:
         shown = (shown[..., 0] + shown[..., 1] + shown[..., 2]) / np.float32(3)
-    shown = np.nan_to_num(shown, posinf=0, neginf=0)
+    if image.dtype.kind == "f":
+        shown = np.nan_to_num(shown, posinf=0, neginf=0)
     step = max(1, -(-max(shown.shape) // LOOK))
     low, high = np.percentile(shown, (1, 99)) if window is None else window
     small = _means(np.clip(shown, low, high), step)
@@ -185,9 +187,9 @@ def _prepared(
     lines = np.zeros(small.shape, np.float32)
     for plane in labels:
         marked |= plane != 0
-        lines += _means(_outline(plane).astype(np.float32), step)
+        lines += _shares(_outline(plane), step)
     edges = np.clip(gradient, 0, top if top > 0 else 1)
-    return edges, lines, _means(marked.astype(np.float32), step), _body(around, air)
+    return edges, lines, _shares(marked, step), _body(around, air)
 
 
 def _specks(plane: Array) -> int:
@@ -200,6 +202,15 @@ def _means(plane: Array, step: int) -> Array:
     rows, columns = (n // step for n in plane.shape)
     blocks = plane[: rows * step, : columns * step].reshape(rows, step, columns, step)
     return np.asarray(blocks.mean(axis=(1, 3)))
+
+
+def _shares(plane: NDArray[np.bool_], step: int) -> Array:
+    """`_means` of what is set, by counting, which is exact and several times faster."""
+    rows, columns = (n // step for n in plane.shape)
+    kept = plane[: rows * step, : columns * step].view(np.uint8)
+    lines = kept.reshape(rows, step, columns * step).sum(axis=1, dtype=np.int32)
+    counts = sum((lines[:, n::step] for n in range(1, step)), start=lines[:, ::step])
+    return np.asarray(counts.astype(np.float32) / np.float32(step * step))
 
 
 def _outline(plane: Array) -> Array:
@@ -235,19 +246,22 @@ def _fitted(plane: Array, shape: tuple[int, ...]) -> Array:
     return out
 
 
-def _on_edges(edges: Array, lines: Array) -> float:
-    spread = float(edges.std())
-    if spread == 0 or lines.sum() == 0:
+def _on_edges(edges: Array, lines: Array, mean: Any, spread: float) -> float:
+    """How far the edges on the lines are above their `mean` everywhere, in standard deviations (`spread`)."""
+    weight = lines.sum()
+    if spread == 0 or weight == 0:
         return 0.0
-    return float(((edges * lines).sum() / lines.sum() - edges.mean()) / spread)
+    return float(((edges * lines).sum() / weight - mean) / spread)
 
 
 def _moved(edges: Array, lines: Array) -> Array:
     """`_on_edges` of the outline at each shift up to REACH of the sides; the middle is no shift."""
     spread = float(edges.std()) or 1.0
-    size = tuple(2 * n for n in edges.shape)
-    product = np.fft.rfft2((edges - edges.mean()) / spread, size) * np.conj(np.fft.rfft2(lines, size))
-    found = np.fft.fftshift(np.fft.irfft2(product, size)) / lines.sum()
     reach = [int(REACH * n) for n in edges.shape]
-    middle = [n // 2 for n in size]
-    return np.asarray(found[tuple(slice(m - r, m + r + 1) for m, r in zip(middle, reach, strict=True))])
+    # so much larger that no shift within reach comes round
+    size = [fft.next_fast_len(n + r, real=True) for n, r in zip(edges.shape, reach, strict=True)]
+    product = fft.rfft2(((edges - edges.mean()) / spread).astype(np.float64), size)
+    product *= np.conj(fft.rfft2(lines.astype(np.float64), size))
+    found = fft.irfft2(product, size) / float(lines.sum())
+    rows, columns = (np.arange(-r, r + 1) for r in reach)
+    return np.asarray(found[np.ix_(rows, columns)])
