@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from etl.release.records import NAME
-from etl.results import NAMES, REGIONS
+from etl.schemas import NAMES, REGIONS
 
 # A region between the stages: what `slice` measured but for the run lengths, and the batch and row that hold those.
 MEASURED = pa.schema(

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from etl import columns
 from etl.pixels.regions import Columns, least_area
-from etl.results import REGIONS
+from etl.schemas import REGIONS
 
 Name = tuple[str, bool]
 """A raw label, and whether the manifest defines it."""
@@ -49,7 +49,7 @@ Placed = tuple[str, str, Regions]
 
 
 def table(placed: Sequence[Placed]) -> pa.Table:
-    """The rows of `etl.results.REGIONS`; of many small images together, as a table takes longer than its few rows."""
+    """The rows of `etl.schemas.REGIONS`; of many small images together, as a table takes longer than its few rows."""
     counts = [len(regions.code) for _, _, regions in placed]
     places = np.repeat(np.arange(len(placed)), counts)
     labels: dict[str, int] = {}

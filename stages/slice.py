@@ -148,7 +148,7 @@ def _in_child(job: tuple[Batch, dict[str, tuple[str, str]]]) -> list[dict[str, A
 
 
 def row(unit: Unit, batch: Batch, images: list[dict[str, Any]], rejected: list[dict[str, Any]]) -> dict[str, Any]:
-    """The case of a batch in the columns of `etl.results.CASES`: the facts of its images, its quarantine rows."""
+    """The case of a batch in the columns of `etl.schemas.CASES`: the facts of its images, its quarantine rows."""
     return {"key": unit.key, "case": unit.case.case, "encode_from": batch.encode_from,
             "root": batch.origin or str(batch.root.resolve()),
             "files": [*unit.case.files, *(m.path for m in unit.case.masks)], "images": images, "rejected": rejected}

@@ -12,7 +12,8 @@ import pyarrow.compute as pc
 from etl import store
 from etl.frames import MEASURED, REJECTED
 from etl.labels.maps import Mapping
-from etl.results import REGIONS, Committed, by_batch, open_part, read
+from etl.results import Committed, by_batch, open_part, read
+from etl.schemas import REGIONS
 from stages import bbox, harmonize, validate
 from stages import filter as filter_stage
 from stages.plan import Options, Work

@@ -28,7 +28,7 @@ from etl import store
 from etl.labels.maps import load_label_map, load_ontology
 from etl.manifests.manifest import Manifest
 from etl.pixels.regions import regions
-from etl.results import CASES, IMAGES, REGIONS
+from etl.schemas import CASES, IMAGES, REGIONS
 from etl.sources.inventory import Case, MaskFile
 from stages import pipeline, tables
 from stages.plan import Options, Work
