@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 
 import pyarrow as pa
 
-from etl import markdown, results
+from etl import markdown, schemas
 from etl.errors import REASONS
 from etl.frames import QUARANTINE
 from etl.quality.checks import CHECKS
@@ -166,7 +166,7 @@ TABLES = {
     "flags": markdown.table(("flag", "level"), [(f"`{name}`", check.level) for name, check in CHECKS.items()]),
     "quarantine": columns(fields(QUARANTINE), QUARANTINE_MEANING),
     "reasons": named(REASON_MEANING, REASONS, ("reason", "is")),
-    "cases": columns(fields(results.CASES), CASES_MEANING),
-    "slices": columns(fields(results.IMAGES), SLICES_MEANING),
-    "found": columns(fields(results.REGIONS), FOUND_MEANING),
+    "cases": columns(fields(schemas.CASES), CASES_MEANING),
+    "slices": columns(fields(schemas.IMAGES), SLICES_MEANING),
+    "found": columns(fields(schemas.REGIONS), FOUND_MEANING),
 }
