@@ -39,8 +39,9 @@ def export(path: Path, model: MedGLIP, modality: str, *, height: int, width: int
     parity, model.shared.parity = model.shared.parity, True
     try:
         with torch.no_grad():
+            # The exporter's own folding of constants does not end in minutes for glip_t; runtimes fold them themselves.
             program = torch.onnx.export(
-                _Flat(model, modality).eval(), inputs, dynamo=True, opset_version=OPSET, verbose=False,
+                _Flat(model, modality).eval(), inputs, dynamo=True, opset_version=OPSET, verbose=False, optimize=False,
                 input_names=["images", "ids", "mask"], output_names=["logits", "deltas", "centerness"],
             )  # fmt: skip
     finally:
