@@ -72,6 +72,11 @@ def test_overlap_by_threshold(box: list[float], bits: int) -> None:
     assert matches.taken.tolist() == [bits]
 
 
+@pytest.mark.parametrize("box", [[5.0, 5, 0, 0], [5.0, 5, 0, 3], [5.0, 5, 3, 0]])
+def test_what_has_no_extent_overlaps_nothing_not_even_itself(box: list[float]) -> None:
+    assert one([(box,)], [box]).good[0].tolist() == [0]
+
+
 @pytest.mark.parametrize(("boxes", "detections", "good", "taken"), [
     # each detection takes one box, each box is taken once: the second find of a box is wrong
     ([SQUARE], [SQUARE, SQUARE], [ALL, 0], [ALL]),
@@ -194,6 +199,8 @@ def test_federated_forgives_where_a_category_is_not_exhaustive() -> None:
     assert (federated.forgiven, plain.forgiven) == (2, 0)
     half = match(truth((0, 0, SQUARE), negative=[], not_exhaustive=[0]), found((0, 0, [0.0, 0, 10, 6.2])), True)
     assert half.forgiven == 0  # found at the least threshold
+    just = match(truth((0, 0, SQUARE), negative=[], not_exhaustive=[0]), found((0, 0, [0.0, 0, 10, 5.2])), True)
+    assert (just.forgiven, just.good[0].tolist()) == (0, [1])
     assert half.good[0].tolist() == [0b111]
     assert half.bad[0].tolist() == [0]
     assert match(truth((0, 0, SQUARE), negative=[]), found((0, 0, [99.0, 9, 9, 9])), True).bad[0].tolist() == [ALL]
