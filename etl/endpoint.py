@@ -15,6 +15,8 @@ from typing import Any
 
 from etl.errors import Failure, UsageError
 
+RETRIES = 4
+"""Of a request that failed on the way, before its question is lost for this run."""
 IN_A_ROW = 3
 """So many questions lost one after the other, and the endpoint is taken for dead."""
 
@@ -54,25 +56,19 @@ class Cache:
                 file.write(json.dumps({"key": key, **row}, ensure_ascii=False) + "\n")
 
 
-def endpoint() -> bool:
-    """Whether the environment names an endpoint."""
-    return bool(os.environ.get("OPENAI_BASE_URL") or os.environ.get("OPENAI_API_KEY"))
-
-
 class Endpoint:
-    """A client for one endpoint. Thread-safe. `retries` and `timeout_s` hold for each request."""
+    """A client for one endpoint. Thread-safe. `timeout_s` holds for each request."""
 
-    def __init__(self, cache: Cache, *, timeout_s: float, retries: int) -> None:
-        if not endpoint():
+    def __init__(self, cache: Cache, *, timeout_s: float) -> None:
+        self.base_url, key = os.environ.get("OPENAI_BASE_URL", ""), os.environ.get("OPENAI_API_KEY", "")
+        if not (self.base_url or key):
             raise UsageError("no endpoint: set OPENAI_BASE_URL (a local server) or OPENAI_API_KEY, or give no --model")
         import openai
 
         self.cache = cache
-        self.base_url = os.environ.get("OPENAI_BASE_URL", "")
-        key = os.environ.get("OPENAI_API_KEY") or "none"
         self.errors: Any = openai
         self.client: Any = openai.OpenAI(
-            api_key=key, base_url=self.base_url or None, timeout=timeout_s, max_retries=retries
+            api_key=key or "none", base_url=self.base_url or None, timeout=timeout_s, max_retries=RETRIES
         )
         self.lost = 0
 

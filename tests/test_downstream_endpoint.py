@@ -185,7 +185,7 @@ def test_refusals_are_counted_wrong_and_not_asked_again(server: Server, data: Pa
 def test_lost_answers_fail_the_run_and_the_next_asks_only_those(
     server: Server, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("etl.cli.downstream.RETRIES", 0)
+    monkeypatch.setattr("etl.endpoint.RETRIES", 0)
     server.troubles = {4: ["503"], 6: ["503"]}
     document = vqa(data, code=1)
     assert document["open"] == {"none": 2, "predicted": 0, "shuffled": 0}
@@ -200,7 +200,7 @@ def test_lost_answers_fail_the_run_and_the_next_asks_only_those(
 def test_a_dead_endpoint_is_left_alone_and_the_run_resumes(
     server: Server, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("etl.cli.downstream.RETRIES", 0)
+    monkeypatch.setattr("etl.endpoint.RETRIES", 0)
     server.troubles = {-1: ["always 503"]}
     document = vqa(data, "--workers", "1", code=1)
     assert document["open"] == {"none": COUNT, "predicted": COUNT, "shuffled": COUNT}

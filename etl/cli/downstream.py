@@ -11,8 +11,6 @@ from etl.cli.common import AsJson, require_torch, told
 from etl.errors import Failure, UsageError
 
 app = typer.Typer(no_args_is_help=True, help="VQA and reports with and without found regions.")
-RETRIES = 4
-"""Of a request that failed on the way, before its question is given up for this run."""
 Data = Annotated[Path, typer.Argument(help="Folder that the dataset unpacks to (or its annotation file).")]
 Images = Annotated[Path | None, typer.Option(help="Folder of the images, where it is not the dataset's usual one.")]
 FoundIn = Annotated[Path, typer.Option("--found", help="What `ground IMAGES --out FOLDER` wrote.")]
@@ -281,7 +279,7 @@ def _asker(model: str, out: Path, timeout: float) -> Any:
     from etl.endpoint import Cache, Endpoint
     from glip.downstream.ask import Asker
 
-    return Asker(Endpoint(Cache(out / "answers.jsonl"), timeout_s=timeout, retries=RETRIES), model)
+    return Asker(Endpoint(Cache(out / "answers.jsonl"), timeout_s=timeout), model)
 
 
 def _region_features(bundle: Path, folder: Path, items: Any, arm: Any, sizes: Any) -> dict[str, Any]:

@@ -43,10 +43,10 @@ class Reply:
 
 
 class Chooser:
-    """A client for one endpoint. Thread-safe. `retries` and `timeout_s` hold for each request."""
+    """Asks one endpoint. Thread-safe. `timeout_s` holds for each request."""
 
-    def __init__(self, cache: Cache, *, timeout_s: float = 60, retries: int = 4) -> None:
-        self.endpoint = Endpoint(cache, timeout_s=timeout_s, retries=retries)
+    def __init__(self, cache: Cache, *, timeout_s: float) -> None:
+        self.endpoint = Endpoint(cache, timeout_s=timeout_s)
         self.format: dict[str, str] = {}
 
     def choose(self, model: str, messages: Messages, choices: Sequence[str], sample: int = 0) -> Reply:

@@ -144,7 +144,7 @@ def _runs(rule: Rule, entries: Sequence[Entry]) -> str:
 
 def _columns(rule: Rule) -> dict[str, str]:
     """What the manifest calls the columns, by what they mean."""
-    return {str(role): name for role, name in (getattr(rule, "columns", None) or {}).items()}
+    return {str(role): name for role, name in (rule.columns or {}).items()}
 
 
 def _csv(rows: list[dict[str, str]], columns: dict[str, str]) -> str:

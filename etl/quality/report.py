@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator
 from html import escape
@@ -272,7 +271,8 @@ def rewrite(out: Path) -> Path:
         Failure: there is no dataset.
     """
     path = out / "dataset" / "stats.json"
-    if not path.exists():
+    numbers = store.read_json(path)
+    if numbers is None:
         raise Failure(f"{path} is not there; run `medglip-etl build` first")
     chosen = Samples()
     for rows in _rows(out / "dataset" / "shards"):
@@ -280,7 +280,7 @@ def rewrite(out: Path) -> Path:
     kept = out / "stages" / "export" / "refused.parquet"
     refused = Refused.read(kept) if kept.exists() else []
     target = out / "dataset" / "report" / "index.html"
-    store.write_bytes(target, page(json.loads(path.read_text()), chosen, refused).encode())
+    store.write_bytes(target, page(numbers, chosen, refused).encode())
     return target
 
 

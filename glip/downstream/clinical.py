@@ -17,11 +17,6 @@ from numpy.typing import NDArray
 from etl.errors import Failure, UsageError
 from glip.downstream.captions import Metric, mean_of
 
-FINDINGS = (
-    "Enlarged Cardiomediastinum", "Cardiomegaly", "Lung Opacity", "Lung Lesion", "Edema", "Consolidation", "Pneumonia",
-    "Atelectasis", "Pneumothorax", "Pleural Effusion", "Pleural Other", "Fracture", "Support Devices", "No Finding",
-)  # fmt: skip
-"""In CheXbert's order."""
 Labels = NDArray[np.bool_]
 
 
@@ -53,7 +48,7 @@ def _share(average: str, place: int) -> Any:
 
 
 def chexbert(reports: Sequence[str], weights: Path) -> Labels:
-    """(reports, 14) by CheXbert; uncertain counts as positive, as `f1chexbert` has it for reports.
+    """(reports, 14) by CheXbert, findings in its order; uncertain counts as positive, as `f1chexbert` has it.
 
     `weights` is the folder that holds `chexbert.pth`. UsageError says what is missing.
     """

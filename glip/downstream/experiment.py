@@ -16,7 +16,6 @@ from glip.downstream.paired import Bootstrap, compare
 
 Texts = dict[str, str]
 """Item id → answer or report; an item that is not there got none."""
-SHOWN = ("none", "predicted", "reference", "shuffled")
 
 
 @dataclass(frozen=True, slots=True)

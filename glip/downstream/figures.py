@@ -14,7 +14,8 @@ from etl.errors import Failure, UsageError
 from etl.evaluation.lineplot import COLORS
 from etl.markdown import table
 from etl.store import write_bytes, write_json
-from glip.downstream.experiment import SHOWN, Outcome
+from glip.downstream.arms import ARMS
+from glip.downstream.experiment import Outcome
 
 FIGURES = {"vqa": "figure6", "report": "figure7"}
 """The figures of the paper that these are for one's own run."""
@@ -119,11 +120,11 @@ def chart(title: str, arms: Mapping[str, Any], rows: Sequence[Row]) -> str:
         'font-family="sans-serif" font-size="10">', f'<rect width="{width}" height="{height}" fill="white"/>',
         f'<text x="8" y="16" font-size="13">{escape(title)}</text>',
     ]  # fmt: skip
-    for n, arm in enumerate([a for a in SHOWN if a in arms]):
+    for n, arm in enumerate([a for a in ARMS if a in arms]):
         parts.append(f'<rect x="{8 + 90 * n}" y="24" width="10" height="10" fill="{FILL[arm]}"/>')
         parts.append(f'<text x="{22 + 90 * n}" y="33">{arm}</text>')
     for n, name in enumerate(names):
-        cells = [(arm, arms[arm][name]["value"], arms[arm][name]["interval"]) for arm in SHOWN if arm in arms]
+        cells = [(arm, arms[arm][name]["value"], arms[arm][name]["interval"]) for arm in ARMS if arm in arms]
         cells += [("published", float(r["value"]), None) for r in rows if r["metric"] == name]
         parts.append(f'<g transform="translate({n % across * WIDTH} {44 + n // across * HEIGHT})">')
         parts += [*_panel(name, cells), "</g>"]
