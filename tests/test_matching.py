@@ -72,6 +72,11 @@ def test_overlap_by_threshold(box: list[float], bits: int) -> None:
     assert matches.taken.tolist() == [bits]
 
 
+@pytest.mark.parametrize("box", [[0.0, 0, 1, 10], [0.0, 0, 10, 1], [5.0, 5, 0.5, 0.25]])
+def test_narrow_boxes_overlap(box: list[float]) -> None:
+    assert one([(box,)], [box]).good[0].tolist() == [ALL]
+
+
 @pytest.mark.parametrize("box", [[5.0, 5, 0, 0], [5.0, 5, 0, 3], [5.0, 5, 3, 0]])
 def test_what_has_no_extent_overlaps_nothing_not_even_itself(box: list[float]) -> None:
     assert one([(box,)], [box]).good[0].tolist() == [0]
