@@ -77,7 +77,7 @@ def call(work: Callable[[Any], Any], argument: Any, within: Limits | None = None
     within = within or limits()
     children: dict[Limits, _Child] = _here.__dict__.setdefault("children", {})
     child = children.get(within)
-    if child is None or child.ended():
+    if child is None or child.ended():  # one that is left ends when its stdin is closed with it
         child = children[within] = _Child(within)
     return child.call(work, argument)
 
@@ -91,14 +91,15 @@ def _environment() -> dict[str, str]:
 class _Child:
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._at = ""
+        self._at, self._where = "", os.getcwd()
         command = [sys.executable, "-c", "from etl.isolate import serve; serve()", *map(str, astuple(limits))]
         # a new process inherits the peak of the one that starts it
         self._inherited = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=_environment())
 
     def ended(self) -> bool:
-        return self._process.poll() is not None
+        """Whether it is of no more use: it is gone, or relative paths mean other files to it than to us."""
+        return self._process.poll() is not None or self._where != os.getcwd()
 
     def call(self, work: Callable[[Any], Any], argument: Any) -> Any:
         assert self._process.stdin is not None

@@ -171,7 +171,7 @@ def test_the_scheduler_is_lost_and_another_ends_the_work(bucket: Bucket, demo: P
 
 def test_other_addresses_and_no_store_are_told(tmp_path: Path) -> None:
     wrong = medglip("build", "--raw", "ftp://host/raw", "--out", tmp_path)
-    assert (wrong.returncode, "s3:// address" in wrong.stderr) == (2, True)
+    assert (wrong.returncode, "s3://bucket/prefix" in wrong.stderr) == (2, True)
     assert medglip("build", "--raw", tmp_path, "--out", "s3://").returncode == 2
     fetched = medglip("stage", "fetch", "--source", "amos2022_ct", "--raw", "s3://bucket/raw")
     assert (fetched.returncode, "copy that to the store" in fetched.stderr) == (2, True)

@@ -51,6 +51,18 @@ def _here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
 
 
+def where(_: str) -> str:
+    return os.getcwd()
+
+
+def test_a_child_is_where_we_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A relative path of a later call is no file of an earlier folder."""
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        assert isolate.call(where, "", LIMITS) == str(tmp_path / name)
+
+
 def test_one_child_serves_call_after_call() -> None:
     one, other = (isolate.call(behave, how, LIMITS) for how in ("well", "print"))
     assert one["pid"] == other["pid"] != os.getpid()
