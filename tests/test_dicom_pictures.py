@@ -16,6 +16,7 @@ from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi_lut, g
 from pydicom.sequence import Sequence
 
 from etl import formats
+from etl.dicom import codecs
 from etl.dicom import read as dicom
 from etl.errors import ItemError
 from etl.pixels import geometry, intensity
@@ -203,6 +204,19 @@ def test_cine_of_colours_becomes_one_png_a_frame(tmp_path: Path, syntax: uid.UID
     for n in range(3):
         png = Image.open(tmp_path / "out" / report["output"] / f"{n:04d}.png")
         np.testing.assert_array_equal(np.asarray(png), cine[n])
+
+
+@pytest.mark.parametrize("words", [
+    (0, 64), (16, 64), (2**32 - 1, 64),  # as many segments as no frame has
+    (3, 64, 400, 8389346), (3, 64, 2**32 - 1, 900),  # beyond the frame
+    (2, 128, 700), (3, 64, 900, 400),  # not after the header; backwards
+    (),  # less than a header
+])  # fmt: skip
+def test_a_damaged_header_of_rle_reaches_no_codec(words: tuple[int, ...]) -> None:
+    frame = np.array([*words, *[0] * (16 - len(words))], "<u4").tobytes() + bytes(1000)
+    with pytest.raises(ValueError, match="an RLE frame of"):
+        codecs._check_segments(frame if words else frame[:63])
+    codecs._check_segments(np.array([3, 64, 400, 900, *[0] * 12], "<u4").tobytes() + bytes(1000))
 
 
 def test_decode_joins_series_and_names_each(tmp_path: Path) -> None:

@@ -47,6 +47,7 @@ def decode_frame(src: bytes, runner: DecodeRunner) -> bytearray:
     """The values of one frame, little endian; tells the runner how they are laid out."""
     syntax = runner.transfer_syntax
     if syntax == uid.RLELossless:
+        _check_segments(src)  # the codec believes the header, and reads where it says
         width = runner.bits_allocated // 8
         runner.set_option("planar_configuration", 1)
         return bytearray(imagecodecs.dicomrle_decode(src, np.dtype(f"<u{width}")))
@@ -62,6 +63,14 @@ def decode_frame(src: bytes, runner: DecodeRunner) -> bytearray:
     if runner.photometric_interpretation in ("YBR_ICT", "YBR_RCT"):  # undone by the codec
         runner.set_option("photometric_interpretation", "RGB")
     return bytearray(array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes())
+
+
+def _check_segments(src: bytes) -> None:
+    """ValueError unless the header of an RLE frame (PS3.5 G.5) names segments that lie in it, in order."""
+    count, *offsets = struct.unpack("<16I", src[:64]) if len(src) >= 64 else (0,)
+    starts = [64, *offsets[1:count], len(src)]
+    if not 1 <= count <= 15 or offsets[0] != 64 or starts != sorted(starts):
+        raise ValueError(f"an RLE frame of {len(src)} bytes whose {count} segments begin at {offsets[:count]}")
 
 
 def frame_size(src: bytes) -> tuple[int, int] | None:
