@@ -68,7 +68,11 @@ class Pool:
     def _most(self) -> int:
         """How many units may be in flight with the workers that there are; they are asked for now and then."""
         if time.monotonic() >= self._ask_again:
-            self._limit = max(2, IN_FLIGHT_PER_THREAD * sum(self._client.nthreads().values()))
+            try:
+                threads = sum(self._client.nthreads().values())
+            except OSError as error:  # lost between two results
+                raise Failure(LOST) from error
+            self._limit = max(2, IN_FLIGHT_PER_THREAD * threads)
             self._ask_again = time.monotonic() + ASK_EVERY_S
         return self._limit
 

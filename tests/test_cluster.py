@@ -18,6 +18,7 @@ import pytest
 from program import build, medglip, tree
 
 from etl import runner, store
+from etl.errors import Failure
 
 boto3 = pytest.importorskip("boto3")
 pytest.importorskip("s3fs")
@@ -192,6 +193,17 @@ def test_a_bounded_number_is_in_flight_and_follows_the_workers(tmp_path: Path, m
     per_thread = runner.IN_FLIGHT_PER_THREAD
     assert max(known[:10]) <= per_thread + 1  # and the one that has just ended
     assert per_thread + 1 < max(known[11:]) <= 2 * per_thread + 1
+
+
+def test_a_scheduler_that_goes_between_two_results_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "ASK_EVERY_S", 0.0)
+    with cluster(tmp_path / "cluster", 1) as found, runner.pool(0, found.address) as pool:
+        pool._client.wait_for_workers(1)
+        results = pool.map(store.digest, range(50))
+        next(results)
+        found.scheduler.kill()
+        with pytest.raises(Failure, match="the same command again"):
+            list(results)
 
 
 @pytest.mark.slow
