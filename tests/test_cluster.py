@@ -209,5 +209,6 @@ def test_a_scheduler_that_goes_between_two_results_is_told(tmp_path: Path, monke
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [2, 4])
 def test_the_same_bytes_for_any_number_of_workers(demo: Path, tmp_path: Path, workers: int) -> None:
-    build(demo, tmp_path / "out", *CHOSEN, "--workers", workers)
+    with cluster(tmp_path / "cluster", workers) as found:  # so few files would be worth no cluster of our own
+        build(demo, tmp_path / "out", *CHOSEN, "--scheduler", found.address)
     assert tree(tmp_path / "out") == tree(demo / "out")
